@@ -1,0 +1,1 @@
+"""CLIP families and image encoders, one file each."""

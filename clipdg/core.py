@@ -1,0 +1,172 @@
+"""The nouns: backbone, domain, shift, benchmark, fit. Nothing here loads, draws or runs anything.
+
+Legend: N images, C classes, D features, L tokens, W token width, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an RGB image becomes a backbone's input; it travels with the weights and can be hashed.
+
+    ``shortest``: the shorter side to ``size / crop_fraction`` pixels, then the central ``size`` square (CLIP, timm).
+    ``squash``: both sides to ``size``, the aspect ratio lost (DomainBed, SigLIP).
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["shortest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    crop_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights these are, for the record. ``fingerprint`` is what identity rests on; the rest is for people."""
+
+    backbone: str  # the spec, "open_clip:ViT-B-32-quickgelu"
+    tag: str  # "openai", a repository, a file name without its folder, or "random:SEED"
+    fingerprint: str  # SHA-256 of the tensors' bytes, the architecture and the preprocessing
+    random: bool = False  # nothing was trained
+    provenance: Mapping[str, object] = field(default_factory=dict)  # command, seed, config, hash of the training
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """An ``nn.Module`` that encodes images, with the preprocessing its weights were trained with."""
+
+    name: str
+    weights: Weights
+    embed_dim: int
+    preprocessing: Preprocessing
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """One RGB image -> (3, S, S), normalised."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+
+
+class TextTower(Protocol):
+    """A text encoder cut at its token embeddings, which is where prompt learning puts its vectors."""
+
+    width: int  # W
+    context_length: int  # the longest L
+    num_prefix_tokens: int  # start tokens in front of the text: 1 in CLIP
+    causal: bool
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C, L, W), without positions."""
+
+    def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """(C, L, W) embeddings, and the (C, L) tokens they stand for (the end token says where to pool) -> (C, D)."""
+
+
+@runtime_checkable
+class ClipBackbone(Backbone, Protocol):
+    """A backbone whose text encoder shares the image encoder's space."""
+
+    logit_scale: float  # already exponentiated: 100 in OpenAI's CLIP
+    text_tower: TextTower | None
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C, D), not of unit length."""
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+
+
+class Rows(Protocol):
+    """Labelled images in a fixed order; labels are known without decoding an image."""
+
+    labels: np.ndarray  # (N,) int64, index into the benchmark's classes
+    ids: Sequence[str]  # N names that stay the same wherever the data lie: "dog/n02103406_1001.jpg"
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """RGB, decoded under the policy of images.py. Raises DataError naming the sample."""
+
+    def digests(self) -> Sequence[str]:
+        """SHA-256 of each sample's stored bytes, in order."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One distribution of labelled images.
+
+    ``splits``: the split its authors published ("train", "test" -> row indices); None where there is none and
+    DomainBed's seeded holdout makes ``in`` and ``out``. ``class_ids``: the classes it has, where these are fewer than
+    the benchmark's (ImageNet-A). ``noun``: how a domain-aware prompt calls an image of it ("sketch").
+    """
+
+    name: str
+    rows: Rows
+    splits: Mapping[str, np.ndarray] | None = None
+    class_ids: tuple[int, ...] | None = None
+    noun: str | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Train on ``sources``, test on ``targets`` (and on held-out images of the sources)."""
+
+    name: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Domains that share a class list, and the shifts that the literature measures between them."""
+
+    name: str
+    classes: tuple[str, ...]  # as prompts call them
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    shifts: tuple[Shift, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    notes: tuple[str, ...] = ()  # what every table made from it must disclose
+    citation: str = ""
+    licence: str = ""
+
+
+def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:
+    """DomainBed's shifts: each domain once as the target of all the others."""
+    return tuple(Shift(target, tuple(d for d in domains if d != target), (target,)) for target in domains)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a method's parameters are found by gradient descent; a method that solves for them needs none.
+
+    The learning rate is constant at ``warmup_lr`` for ``warmup_epochs``, then follows a cosine, stepped per epoch or
+    per step; ``schedule="constant"`` keeps it.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: float
+    epochs: int
+    batch_size: int
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine_epoch", "cosine_step", "constant"] = "constant"
+    warmup_epochs: float = 0.0
+    warmup_lr: float | None = None  # None: linear from 0
+    label_smoothing: float = 0.0
+    augment: Literal["none", "light"] = "none"
+    drop_last: bool = False

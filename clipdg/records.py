@@ -1,0 +1,178 @@
+"""Records: what a run found, published whole or not at all; ``publish`` is the only code here that writes results.
+
+A record is one JSON file ``DIR/<run_id>.json``:
+
+    schema       1
+    run_id       SHA-256 (16 hex digits) of everything that can change the numbers
+    status       "done"
+    config       the resolved settings, without paths
+    seeded       the settings that follow the seed ("seed", "benchmark.seed"): a mean is over these and nothing else
+    shift        {name, sources, targets}
+    evaluations  [{domain, split, step, num_images, metrics}]; metrics are fractions in [0, 1] (nll in nats), null
+                 where there is none
+    weights      {backbone, tag, fingerprint, random, provenance}
+    data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates, notes}
+    versions     {package: version}
+    timing       {seconds, ...}: never part of an identity
+    predictions  {file, digest} of the per-sample predictions beside it, or null
+    digest       SHA-256 of the canonical JSON of all the rest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipdg.errors import RecordError, StorageError
+
+SCHEMA = 1
+FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
+          "timing", "predictions")  # fmt: skip
+
+
+def canonical(value: object) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8. Raises ValueError on NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def publish(path: Path, content: bytes, *, replace: bool = True) -> bool:
+    """Write ``content`` under ``path`` whole or not at all; True if it is ours that stands there.
+
+    A temporary file in the same folder is written and synced, then renamed (``replace``) or linked, in which case the
+    first writer wins. Raises StorageError if the place cannot be written or the disk is full.
+    """
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+        else:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run's outcome; ``content`` is the JSON object described at the top of this file, without its digest."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return str(self.content["run_id"])
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        return list(self.content["evaluations"])
+
+    @property
+    def group(self) -> str:
+        """The same for two records exactly if they differ in the seed and what follows it, and in nothing else."""
+        seeded = self.content["seeded"]
+        kept = {k: v for k, v in flatten(self.content["config"]).items() if k not in seeded}
+        weights = self.content["weights"]
+        recipe = weights["provenance"].get("recipe") if "backbone.weights" in seeded else None
+        data = None if "benchmark.seed" in seeded else self.content["data"]["fingerprint"]
+        return digest([kept, self.content["shift"], recipe or weights["fingerprint"], data])[:16]
+
+    def bytes(self) -> bytes:
+        sealed = {**self.content, "digest": digest(dict(self.content))}
+        return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+    def publish(self, folder: Path) -> bool:
+        """Write ``folder/<run_id>.json``; False if a record of that run stood there already (it is kept)."""
+        return publish(folder / f"{self.run_id}.json", self.bytes(), replace=False)
+
+
+def read(path: Path) -> Record:
+    """The record in a file. Raises RecordError if it is cut, altered, of another schema or of another run."""
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} is not a record: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise RecordError(f"{path} is not a record of schema {SCHEMA}")
+    sealed = content.pop("digest", None)
+    missing = [f for f in FIELDS if f not in content]
+    if missing:
+        raise RecordError(f"{path} lacks {', '.join(missing)}")
+    if sealed != digest(content):
+        raise RecordError(f"{path} was altered after it was written: its digest does not match")
+    if content["run_id"] != path.stem:
+        raise RecordError(f"{path} holds run {content['run_id']}: a record's file carries its run id")
+    if content["status"] != "done":
+        raise RecordError(f"{path} has status {content['status']}")
+    for e in content["evaluations"]:
+        for name, value in e["metrics"].items():
+            if value is not None and (not math.isfinite(value) or (name != "nll" and not 0 <= value <= 1)):
+                raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not a fraction")
+    return Record(content)
+
+
+def read_all(folders: Iterable[Path]) -> tuple[list[Record], list[RecordError]]:
+    """Every record below ``folders`` in a fixed order, and what is wrong with the files that are none.
+
+    A run found in several places counts once. Raises RecordError if a folder does not exist.
+    """
+    records: dict[str, Record] = {}
+    errors = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecordError(f"no folder {folder}; records are looked for in the folder given to --out")
+        for path in sorted(folder.rglob("*.json")):
+            if not _looks_like_a_record(path):
+                continue
+            try:
+                record = read(path)
+            except RecordError as error:
+                errors.append(error)
+            else:
+                records.setdefault(record.run_id, record)
+    return list(records.values()), errors
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _looks_like_a_record(path: Path) -> bool:
+    return len(path.stem) == 16 and all(c in "0123456789abcdef" for c in path.stem)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
