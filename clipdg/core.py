@@ -77,8 +77,13 @@ class TextTower(Protocol):
 class ClipBackbone(Backbone, Protocol):
     """A backbone whose text encoder shares the image encoder's space."""
 
-    logit_scale: float  # already exponentiated: 100 in OpenAI's CLIP
-    text_tower: TextTower | None
+    @property
+    def logit_scale(self) -> float:
+        """Already exponentiated: 100 in OpenAI's CLIP."""
+
+    @property
+    def text_tower(self) -> TextTower | None:
+        """None if the text encoder cannot be cut exactly."""
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""

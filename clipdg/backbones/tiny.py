@@ -1,0 +1,385 @@
+"""tiny: a CLIP of 0.4 million parameters that pre-trains in about a minute, and its image tower alone.
+
+    tiny          ResNet image tower, causal text transformer
+    tiny:vit      the same with a vision transformer as the image tower
+    tiny:resnet   the ResNet alone, without projection and text tower: the body of the supervised baseline
+
+Two encoders into one space as in Radford et al. 2021 (arXiv:2103.00020): the text tower is causal and pools at the end
+token. Instead of byte pairs its tokenizer knows the words of its captions and spells all others by letters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from clipdg.core import Preprocessing, TextTower, Weights
+from clipdg.errors import ConfigError, DataError
+from clipdg.images import preprocess
+from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded
+
+SHIPPED = Path(__file__).with_name("tiny.safetensors")
+MODELS = ("vit", "resnet")
+MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
+PAD, START, END = 0, 1, 2
+CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes; they are stored with the weights."""
+
+    image: Literal["resnet", "vit"] = "resnet"
+    embed_dim: int | None = 64  # None: the image tower alone
+    resnet_width: int = 32  # doubled by each of the two stages
+    patch: int = 8
+    vit_width: int = 128
+    vit_layers: int = 4
+    text_width: int = 64
+    text_layers: int = 2
+    heads: int = 4  # of either transformer
+    context_length: int = 24
+
+
+class Tokenizer:
+    """Words seen in captions are one token, all others one token a letter; digits and punctuation likewise."""
+
+    def __init__(self, words: Iterable[str], context_length: int) -> None:
+        self.words = sorted(set(words))
+        self.context_length = context_length
+        self._word_ids = {word: END + 1 + i for i, word in enumerate(self.words)}
+        self._character_ids = {c: END + 1 + len(self.words) + i for i, c in enumerate(CHARACTERS)}
+
+    def __len__(self) -> int:
+        return END + 1 + len(self.words) + len(CHARACTERS)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """-> (C, L) with start and end tokens, padded. Raises DataError for a text that is too long or unspellable."""
+        if isinstance(texts, str):
+            raise TypeError("tokenize takes a list of texts, not one text")
+        tokens = torch.full((len(texts), self.context_length), PAD)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = [START, *self._ids(text), END]
+            if len(ids) > self.context_length:
+                raise DataError(
+                    f"'{text}' is {len(ids)} tokens for tiny, which takes {self.context_length} with start and end; "
+                    "shorten it"
+                )
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """The words that no caption had, in order: spelled by letters, they mean nothing to these weights."""
+        words = [word for text in texts for word in split(text) if word[0] in string.ascii_lowercase]
+        return list(dict.fromkeys(word for word in words if word not in self._word_ids))
+
+    def _ids(self, text: str) -> list[int]:
+        ids = []
+        for word in split(text):
+            if word in self._word_ids:
+                ids.append(self._word_ids[word])
+                continue
+            for c in word:
+                if c not in self._character_ids:
+                    raise DataError(
+                        f"'{text}' has '{c}', which tiny cannot spell: it knows English letters, digits and "
+                        "punctuation; use a backbone whose text encoder knows this script"
+                    )
+                ids.append(self._character_ids[c])
+        return ids
+
+
+def split(text: str) -> list[str]:
+    """Runs of the letters a-z, and every other visible character by itself, all in lower case."""
+    return re.findall(r"[a-z]+|\S", text.lower())
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions of which the first halves the sides; the shortcut averages instead of skipping pixels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.relu(self.shortcut(x) + self.body(x))
+        return out
+
+
+class ResNet(nn.Module):
+    """(N, 3, S, S) -> (N, 4 * width): a stem and two residual blocks, each of which halves the sides."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = 4 * width
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            ResidualBlock(width, 2 * width),
+            ResidualBlock(2 * width, 4 * width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # channels_last is about twice as fast for convolutions this narrow on a CPU
+        out: Tensor = self.body(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (N, H, L, W / H) each
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        x = x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """(N, 3, S, S) -> (N, width), pooled at the class token; no layer mixes images, so batches can be split."""
+
+    def __init__(self, size: int, patch: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width) * 0.02)
+        self.blocks = nn.Sequential(*[TransformerBlock(width, heads, causal=False) for _ in range(layers)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # (N, P, W)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        out: Tensor = self.norm(self.blocks(x)[:, 0])
+        return out
+
+
+class Text(nn.Module):
+    """The text tower, cut at its token embeddings (core.TextTower)."""
+
+    num_prefix_tokens = 1
+    causal = True
+
+    def __init__(self, vocabulary: int, architecture: Architecture, embed_dim: int) -> None:
+        super().__init__()
+        self.width = architecture.text_width
+        self.context_length = architecture.context_length
+        self.tokens = nn.Embedding(vocabulary, self.width)
+        nn.init.normal_(self.tokens.weight, std=0.1)  # CLIP's 0.02 learns more slowly in so few steps
+        self.positions = nn.Parameter(torch.randn(self.context_length, self.width) * 0.01)
+        a = architecture
+        self.blocks = nn.Sequential(*[TransformerBlock(self.width, a.heads, causal=True) for _ in range(a.text_layers)])
+        self.norm = nn.LayerNorm(self.width)
+        self.projection = nn.Linear(self.width, embed_dim, bias=False)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C, L, W), without positions."""
+        embeddings: Tensor = self.tokens(tokens)
+        return embeddings
+
+    def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        end = (tokens == END).int().argmax(dim=1)  # (C,), the first end token
+        length = int(end.max()) + 1  # what follows the end cannot reach it in a causal tower
+        x = self.blocks(embeddings[:, :length] + self.positions[:length])
+        out: Tensor = self.projection(self.norm(x[torch.arange(len(x), device=x.device), end]))
+        return out
+
+
+class TinyImage(nn.Module):
+    """The image tower alone: a Backbone, but no CLIP."""
+
+    name: str
+    weights: Weights
+
+    def __init__(self, architecture: Architecture, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.sizes, self.preprocessing = architecture, preprocessing
+        a = architecture
+        if a.image == "vit" and preprocessing.size % a.patch:
+            raise ConfigError(f"tiny:vit has patches of {a.patch} pixels, which does not divide {preprocessing.size}")
+        vit = a.image == "vit"
+        self.image: ResNet | VisionTransformer = (
+            VisionTransformer(preprocessing.size, a.patch, a.vit_width, a.vit_layers, a.heads)
+            if vit
+            else ResNet(a.resnet_width)
+        )
+        self.embed_dim = self.image.width
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What, beside the tensors and the preprocessing, makes this function."""
+        return {"family": "tiny", "sizes": dataclasses.asdict(self.sizes)}
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """One RGB image -> (3, S, S), normalised."""
+        return preprocess(image, self.preprocessing)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        features: Tensor = self.image(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encode_image(images)
+
+
+class Tiny(TinyImage):
+    """The CLIP: two towers, two projections and a temperature."""
+
+    def __init__(self, architecture: Architecture, preprocessing: Preprocessing, words: Iterable[str]) -> None:
+        super().__init__(architecture, preprocessing)
+        assert architecture.embed_dim is not None
+        self.embed_dim = architecture.embed_dim
+        self.tokenizer = Tokenizer(words, architecture.context_length)
+        self.image_projection = nn.Linear(self.image.width, self.embed_dim)
+        self.text = Text(len(self.tokenizer), architecture, self.embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's initial temperature
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "words": self.tokenizer.words, "characters": CHARACTERS}
+
+    @property
+    def logit_scale(self) -> float:
+        return self.log_scale.exp().item()
+
+    @property
+    def text_tower(self) -> TextTower:
+        return self.text
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
+        return self.tokenizer(texts).to(self.log_scale.device)
+
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """The words that no caption had: spelled by letters, they mean nothing to these weights."""
+        return self.tokenizer.unknown_words(texts)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        features: Tensor = self.image_projection(self.image(images))
+        return features
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C, D), not of unit length."""
+        return self.text.encode(self.text.embed(tokens), tokens)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # a CLIP takes texts too
+        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+        image = F.normalize(self.encode_image(images), dim=1)
+        text = F.normalize(self.encode_text(tokens), dim=1)
+        logits = self.log_scale.exp() * image @ text.T
+        return logits, logits.T
+
+
+def initialise(model: str | None, seed: int, captions: Iterable[str] = (), size: int = 32) -> TinyImage:
+    """Random weights; the vocabulary is the words of ``captions``, none of which leaves letters alone."""
+    preprocessing = Preprocessing(size, MEAN, STD)
+    with seeded(seed):
+        if model == "resnet":
+            backbone = TinyImage(Architecture(embed_dim=None), preprocessing)
+        else:
+            words = {w for caption in captions for w in split(caption) if w[0] in string.ascii_lowercase}
+            backbone = Tiny(Architecture(image="vit" if model == "vit" else "resnet"), preprocessing, words)
+    return _named(backbone, model, f"random:{seed}", random=True)
+
+
+def load(model: str | None = None, weights: str | None = None) -> TinyImage:
+    """``tiny[:model]`` with the weights shipped here (None), those of a file, or ``random:SEED``."""
+    if model is not None and model not in MODELS:
+        raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
+    seed = seed_of(weights)
+    if seed is not None:
+        return initialise(model, seed)
+    path = SHIPPED if weights is None else Path(weights).expanduser()
+    if weights is None and not path.is_file():
+        raise ConfigError(
+            "this installation has no weights for tiny; make some with `clipdg pretrain`, or give random:SEED"
+        )
+    tensors, header = read(path)
+    try:
+        architecture = Architecture(**header["architecture"]["sizes"])
+        words = header["architecture"].get("words", ())
+        preprocessing = preprocessing_of(header["preprocessing"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path.name} is not a file of tiny's weights, as `clipdg pretrain` writes them: {error}"
+        ) from error
+    if model == "resnet":  # the body of a CLIP, or a tower that was alone already
+        tensors = {name: t for name, t in tensors.items() if name.startswith("image.")}
+        architecture = dataclasses.replace(architecture, embed_dim=None)
+    if architecture.image != ("vit" if model == "vit" else "resnet") or (
+        model != "resnet" and architecture.embed_dim is None
+    ):
+        there = "tiny:vit" if architecture.image == "vit" else "tiny" if architecture.embed_dim else "tiny:resnet"
+        asked = f"tiny:{model}" if model else "tiny"
+        raise ConfigError(
+            f"{path.name} holds {there} and not {asked}; train that with `clipdg pretrain backbone={asked}`"
+        )
+    with seeded(0):
+        backbone = (
+            TinyImage(architecture, preprocessing) if model == "resnet" else Tiny(architecture, preprocessing, words)
+        )
+    load_exactly(backbone, tensors, path.name)
+    tag = "shipped" if weights is None else path.name
+    return _named(backbone, model, tag, provenance=header.get("provenance"))
+
+
+def preprocessing_of(header: Mapping[str, Any]) -> Preprocessing:
+    """The spec in a file's header; JSON has no tuples."""
+    return Preprocessing(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
+
+
+def _named(
+    backbone: TinyImage,
+    model: str | None,
+    tag: str,
+    *,
+    random: bool = False,
+    provenance: Mapping[str, object] | None = None,
+) -> TinyImage:
+    backbone.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # mypy knows only the tensor's
+    frozen(backbone)
+    backbone.name = f"tiny:{model}" if model else "tiny"
+    backbone.weights = identify(
+        backbone.name,
+        tag,
+        backbone,
+        backbone.architecture,
+        backbone.preprocessing,
+        random=random,
+        provenance=provenance,
+    )
+    return backbone

@@ -1,0 +1,124 @@
+"""Weights are read without running code, loaded exactly or not at all, and named by what they are."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from clipdg import weights
+from clipdg.core import Preprocessing
+from clipdg.errors import ConfigError, DataError, UnsafeError
+
+SPEC = Preprocessing(32, (0.5, 0.5, 0.5), (0.27, 0.27, 0.27))
+
+
+def net() -> nn.Module:
+    with weights.seeded(0):
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def test_random_weights_need_a_whole_seed() -> None:
+    assert weights.seed_of("random:7") == 7
+    assert weights.seed_of(None) is None
+    assert weights.seed_of("openai") is None
+    for wrong in ("random", "random:", "random:-1", "random:1.5", "random:²"):
+        with pytest.raises(ConfigError, match="random:SEED"):
+            weights.seed_of(wrong)
+
+
+def test_a_seed_decides_the_initialisation_and_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    assert torch.equal(net()[0].weight, net()[0].weight)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_fingerprint_changes_with_a_bit_a_name_a_type_a_shape_the_architecture_and_the_preprocessing() -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1.0)}
+    own = weights.fingerprint(tensors, {"layers": 2}, SPEC)
+    bit = tensors["a"].clone()
+    bit[0, 0] = 1e-30
+    others = [
+        weights.fingerprint({**tensors, "a": bit}, {"layers": 2}, SPEC),
+        weights.fingerprint({"c": tensors["a"], "b": tensors["b"]}, {"layers": 2}, SPEC),
+        weights.fingerprint({**tensors, "a": tensors["a"].view(torch.int32)}, {"layers": 2}, SPEC),
+        weights.fingerprint({**tensors, "a": tensors["a"].reshape(3, 2)}, {"layers": 2}, SPEC),
+        weights.fingerprint(tensors, {"layers": 3}, SPEC),
+        weights.fingerprint(tensors, {"layers": 2}, replace(SPEC, interpolation="bilinear")),
+    ]
+    assert len({own, *others}) == 7
+
+
+def test_the_fingerprint_is_blind_to_memory_format_and_order() -> None:
+    model = net()
+    own = weights.fingerprint(model.state_dict(), {}, SPEC)
+    model.to(memory_format=torch.channels_last)
+    backwards = dict(reversed(list(model.state_dict().items())))
+    assert weights.fingerprint(backwards, {}, SPEC) == own
+
+
+def test_a_file_brings_back_tensors_and_header(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    model = net().to(memory_format=torch.channels_last)
+    path.write_bytes(weights.pack(model.state_dict(), {"words": ["猫", "a"], "n": 1}))
+    tensors, header = weights.read(path)
+    assert header == {"words": ["猫", "a"], "n": 1}
+    assert weights.fingerprint(tensors, {}, SPEC) == weights.fingerprint(model.state_dict(), {}, SPEC)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_pt_file_of_tensors_is_read(tmp_path: Path, nested: bool) -> None:
+    state = {f"module.{name}": t for name, t in net().state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state} if nested else state, tmp_path / "net.pt")
+    tensors, header = weights.read(tmp_path / "net.pt")
+    assert header == {}
+    weights.load_exactly(net(), tensors, "net.pt")
+
+
+def test_what_could_run_code_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    torch.save(net(), tmp_path / "module.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": print}))
+    torch.jit.save(torch.jit.script(nn.ReLU()), str(tmp_path / "script.pt"))
+    for name in ("module.pt", "plain.pt", "script.pt"):
+        with pytest.raises(UnsafeError, match=r"safetensors.torch.save_file") as caught:
+            weights.read(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_missing_cut_and_foreign_files_are_named(tmp_path: Path) -> None:
+    whole = weights.pack(net().state_dict(), {})
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-20])
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:-900])
+    torch.save({"a": 1}, tmp_path / "number.pt")
+    (tmp_path / "net.h5").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"no weights file .*none.safetensors"):
+        weights.read(tmp_path / "none.safetensors")
+    with pytest.raises(ConfigError, match=r"'.h5'"):
+        weights.read(tmp_path / "net.h5")
+    for name in ("cut.safetensors", "cut.pt", "number.pt"):
+        with pytest.raises((DataError, UnsafeError), match=name):
+            weights.read(tmp_path / name)
+
+
+def test_weights_that_do_not_fit_are_listed_and_nothing_is_loaded() -> None:
+    model = net()
+    tensors = {name: t + 1 for name, t in model.state_dict().items()}
+    before = model[0].bias.clone()
+    del tensors["0.weight"]
+    tensors["extra"] = torch.zeros(1)
+    tensors["1.bias"] = torch.zeros(5)
+    with pytest.raises(DataError, match=r"missing: 0.weight; unexpected: extra; of another shape: 1.bias") as caught:
+        weights.load_exactly(model, tensors, "w.safetensors")
+    assert "(5,) for (4,)" in str(caught.value)
+    assert torch.equal(model[0].bias, before)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    tensors = {**net().state_dict(), "0.bias": torch.full((4,), torch.nan)}
+    with pytest.raises(DataError, match=r"not finite: 0.bias"):
+        weights.load_exactly(net(), tensors, "w.safetensors")
