@@ -6,10 +6,12 @@ A plug-in is a module. backbones: ``load(model, weights) -> Backbone``. benchmar
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from clipdg.errors import ConfigError
@@ -35,6 +37,15 @@ def plugin(kind: str, name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             raise ConfigError(f"no module '{name}' for {kind}: {error}") from error
     raise ConfigError(f"no '{name}' in clipdg/{kind}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}.")
+
+
+def summary(kind: str, name: str) -> str:
+    """The first sentence of a plug-in's docstring, read without importing it."""
+    package = importlib.import_module(f"clipdg.{kind}")
+    folder = Path(package.__path__[0])
+    source = folder / f"{name}.py"
+    text = (source if source.exists() else folder / name / "__init__.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def nearest(word: str, words: tuple[str, ...] | list[str]) -> str:

@@ -33,6 +33,8 @@ from typing import Any
 from clipdg.errors import RecordError, StorageError
 
 SCHEMA = 1
+# Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
+NOT_IDENTITY = ("label", "workers", "benchmark.root", "backbone.weights")
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 
@@ -45,6 +47,11 @@ def canonical(value: object) -> bytes:
 def digest(value: object) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def publish(path: Path, content: bytes, *, replace: bool = True) -> bool:
@@ -97,11 +104,13 @@ class Record:
     def group(self) -> str:
         """The same for two records exactly if they differ in the seed and what follows it, and in nothing else."""
         seeded = self.content["seeded"]
-        kept = {k: v for k, v in flatten(self.content["config"]).items() if k not in seeded}
+        kept = {k: v for k, v in flatten(self.content["config"]).items() if k not in (*seeded, *NOT_IDENTITY)}
         weights = self.content["weights"]
-        recipe = weights["provenance"].get("recipe") if "backbone.weights" in seeded else None
+        which = weights["fingerprint"]
+        if "backbone.weights" in seeded:
+            which = "random" if weights["random"] else weights["provenance"].get("recipe", which)
         data = None if "benchmark.seed" in seeded else self.content["data"]["fingerprint"]
-        return digest([kept, self.content["shift"], recipe or weights["fingerprint"], data])[:16]
+        return digest([kept, self.content["shift"], which, data])[:16]
 
     def bytes(self) -> bytes:
         sealed = {**self.content, "digest": digest(dict(self.content))}

@@ -1,0 +1,111 @@
+"""What scripts import from ``clipdg``: the usual things, one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipdg import catalog, config
+from clipdg.core import Backbone, Benchmark, ClipBackbone
+from clipdg.errors import ConfigError
+from clipdg.prompts import class_directions
+from clipdg.run import Session, open_backbone
+from clipdg.run import run as _run
+
+if TYPE_CHECKING:
+    from clipdg.classifier import Classifier
+    from clipdg.data import DataModule
+    from clipdg.records import Record
+
+__all__ = [
+    "class_directions",
+    "coop",
+    "datamodule",
+    "linear_probe",
+    "load_backbone",
+    "load_benchmark",
+    "run",
+    "zero_shot",
+]
+
+
+def load_backbone(spec: str = "tiny", weights: str | None = None) -> Backbone:
+    """An image encoder, for a CLIP with its text encoder, and its preprocessing; frozen, in evaluation mode.
+
+    ``weights``: a pretrained tag, a hub repository, a local file or ``random:SEED``; None for the family's own default.
+    """
+    return open_backbone(spec, weights)
+
+
+def load_benchmark(name: str = "miniatures", root: str | None = None, **options: Any) -> Benchmark:
+    """A benchmark's classes, domains, shifts and templates; ``options`` are the settings of its ``Config``."""
+    settings = config.load(values={"benchmark": {"name": name, "root": root, **options}}).values["benchmark"]
+    return Session().benchmark(settings)
+
+
+def datamodule(
+    name: str,
+    target: str | None = None,
+    backbone: Backbone | None = None,
+    *,
+    root: str | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    workers: int = 0,
+    **options: Any,
+) -> DataModule:
+    """Train, validation and test loaders of the shift that has ``target``; with None, of the benchmark's only shift."""
+    from clipdg.data import DataModule
+
+    benchmark = load_benchmark(name, root, **options)
+    shifts = [s for s in benchmark.shifts if target is None or target in s.targets]
+    if len(shifts) != 1:
+        targets = sorted({t for s in benchmark.shifts for t in s.targets})
+        raise ConfigError(f"{name} has {len(shifts)} shifts with target {target}; targets are {', '.join(targets)}")
+    return DataModule(
+        benchmark, shifts[0], backbone or load_backbone(), shots=shots, seed=seed, batch_size=batch_size, workers=workers
+    )
+
+
+def zero_shot(backbone: Backbone, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Classifier:
+    """Zero-shot CLIP as a LightningModule: ``model(images)`` -> logits (N, C); test it with a Trainer."""
+    return _classifier("zero_shot", backbone, classes, {"templates": list(templates)})
+
+
+def linear_probe(backbone: Backbone, classes: Sequence[str], c: float = 0.316, **settings: Any) -> Classifier:
+    """A linear probe as a LightningModule: ``trainer.fit`` makes one pass over the data and solves."""
+    return _classifier("linear_probe", backbone, classes, {"c": c, **settings})
+
+
+def coop(backbone: Backbone, classes: Sequence[str], num_context: int = 16, **settings: Any) -> Classifier:
+    """CoOp as a LightningModule; ``model.method.context`` is the learnt parameter.
+
+    The learning-rate schedule is laid out for ``epochs``; give the Trainer the same ``max_epochs``.
+    """
+    return _classifier("coop", backbone, classes, {"num_context": num_context, **settings})
+
+
+def run(
+    settings: Mapping[str, Any] | str | Path, *overrides: str, out: str | Path | None = None
+) -> list[Record]:
+    """The records of one configuration: a mapping or a YAML file, then ``key=value``; written to ``out`` if given."""
+    file = None if isinstance(settings, Mapping) else Path(settings)
+    values = settings if isinstance(settings, Mapping) else None
+    return _run(config.load(file, overrides, values), Path(out) if out else None)
+
+
+def _classifier(name: str, backbone: Backbone, classes: Sequence[str], settings: Mapping[str, Any]) -> Classifier:
+    from clipdg.classifier import Classifier
+
+    module = catalog.plugin("methods", name)
+    if module.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
+        raise ConfigError(f"{name} needs a text encoder and {backbone.name} has none; use a CLIP backbone")
+    if len(classes) < 2:
+        raise ConfigError(f"a classifier needs at least two classes; there are {len(classes)}")
+    values = config.load(values={"method": {"name": name, **settings}}).values["method"]
+    typed = config.plugin_config("method", values)
+    method = module.build(typed, backbone, Benchmark("custom", tuple(classes)))
+    fit = module.fit(typed) if hasattr(module, "fit") else None
+    return Classifier(backbone, method, len(classes), fit, trains_backbone=module.TRAINS == "everything")

@@ -1,0 +1,322 @@
+"""The one LightningModule around a backbone and a method, for every mode.
+
+Legend: N images, C classes, D features, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassStatScores
+
+from clipdg import images
+from clipdg.core import Backbone, Fit
+from clipdg.errors import ConfigError, DivergedError
+
+METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
+NUM_BINS = 15  # of the expected calibration error, equally wide; Guo et al. 2017
+_BELOW_ONE = 1.0 - 2.0**-24  # torchmetrics gives a confidence of exactly 1 a sixteenth bin of its own
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What one test loader holds: images of ``domain``, each in one of ``splits``.
+
+    ``class_ids``: the classes the domain has, where these are fewer than the benchmark's; the others' logits are masked.
+    ``whole``: also evaluate all splits together, as the split "all".
+    """
+
+    __test__ = False  # not a test case, whatever pytest reads in its name
+
+    domain: str
+    splits: tuple[str, ...]
+    class_ids: tuple[int, ...] | None = None
+    whole: bool = False
+
+
+class Predictions(NamedTuple):
+    """Of one test loader, in the order it came."""
+
+    indices: Tensor  # (N,) rows of the domain
+    labels: Tensor  # (N,)
+    predicted: Tensor  # (N,)
+    confidence: Tensor  # (N,) probability of the predicted class
+
+
+@dataclass
+class _Loader:
+    metrics: dict[str, MetricCollection]
+    predictions: list[Predictions] = field(default_factory=list)
+
+
+class Classifier(lightning.LightningModule):
+    """Images (N, 3, S, S), or features (N, D) of ``backbone``, -> logits (N, C).
+
+    Batches are ``(inputs, labels)`` or ``data.Batch``; uint8 images are normalised here, on the device. The backbone's
+    parameters are frozen and it stays in evaluation mode unless ``trains_backbone``. Checkpoints hold what was learnt
+    and not the frozen backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: nn.Module,
+        num_classes: int,
+        fit: Fit | None = None,
+        *,
+        trains_backbone: bool = False,
+        test_sets: Sequence[TestSet] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        assert isinstance(backbone, nn.Module)
+        self.backbone = backbone
+        self.method = method
+        self.num_classes = num_classes
+        self.how = fit
+        self.trains_backbone = trains_backbone
+        self.test_sets = tuple(test_sets)
+        self.results: dict[tuple[str, str], dict[str, float | None]] = {}  # (domain, split) -> metrics, after a test
+        self.predictions: dict[str, Predictions] = {}  # by domain, after a test
+        self.strict_loading = trains_backbone
+        self.automatic_optimization = fit is not None
+        self.num_steps = 0  # of the last fit
+        self._augmentation = torch.Generator().manual_seed(seed)
+        self._solver_data: list[tuple[Tensor, Tensor]] = []
+        self._loaders: list[_Loader] = []
+        backbone.requires_grad_(trains_backbone)
+
+    def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
+        """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""
+        features = inputs if inputs.ndim == 2 else self._features(inputs)
+        if getattr(self.method, "domain_aware", False):
+            if domains is None:
+                raise ConfigError("domain-aware prompts need the domain of each image; give batches of clipdg.data.Batch")
+            logits: Tensor = self.method(features, domains)
+        else:
+            logits = self.method(features)
+        return logits
+
+    def _features(self, images_: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.trains_backbone and torch.is_grad_enabled()):
+            return self.backbone.encode_image(images_)
+
+    def _prepared(self, inputs: Tensor) -> Tensor:
+        """uint8 images -> normalised ones, augmented while training; everything else as it is."""
+        if inputs.dtype != torch.uint8:
+            return inputs
+        if self.training and self.how is not None and self.how.augment == "light":
+            return images.augment_light(inputs, self.backbone.preprocessing, self._augmentation)
+        return images.normalize(inputs, self.backbone.preprocessing)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if not self.trains_backbone:
+            self.backbone.eval()
+        return self
+
+    # fitting
+
+    def on_fit_start(self) -> None:
+        if self.how is None and not hasattr(self.method, "solve"):
+            raise ConfigError(f"{type(self.method).__name__} has nothing to fit; call trainer.test")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        inputs, labels = batch[0], batch[1]
+        if self.how is None:
+            with torch.no_grad():
+                features = inputs if inputs.ndim == 2 else self._features(self._prepared(inputs))
+            self._solver_data.append((features.detach(), labels))
+            return None
+        logits = self(self._prepared(inputs), batch[2] if len(batch) > 2 else None)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.how.label_smoothing)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        if self.how is None:
+            features, labels = (torch.cat(parts) for parts in zip(*self._solver_data, strict=True))
+            self._solver_data.clear()
+            self.method.solve(features.float(), labels)  # type: ignore[operator]  # checked in on_fit_start
+            self.trainer.should_stop = True  # one pass over the data is all that a solver needs
+
+    def on_fit_end(self) -> None:
+        self.num_steps = self.global_step
+
+    def configure_optimizers(self) -> Any:
+        if self.how is None:
+            return None
+        fit = self.how
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if fit.optimizer == "sgd":
+            optimizer = torch.optim.SGD(parameters, fit.lr, momentum=fit.momentum, weight_decay=fit.weight_decay)
+        elif fit.optimizer == "adam":
+            optimizer = torch.optim.Adam(parameters, fit.lr, betas=fit.betas, weight_decay=fit.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(decay_groups(parameters, fit.weight_decay), fit.lr, betas=fit.betas)
+        if fit.schedule == "constant":
+            return optimizer
+        per_epoch = fit.schedule == "cosine_epoch"
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        factor = lr_factor(fit, fit.epochs if per_epoch else num_steps, max(1, num_steps // fit.epochs))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return [optimizer], [{"scheduler": scheduler, "interval": "epoch" if per_epoch else "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not self.trains_backbone:
+            learnt = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in learnt.items() if not k.startswith("backbone.")}
+
+    # validation and testing
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation([TestSet("val", ("val",))])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, 0)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation()
+        values = self.results.pop(("val", "val"))
+        self.predictions.pop("val")
+        self.log_dict({f"val/{k}": v for k, v in values.items() if v is not None})
+
+    def on_test_epoch_start(self) -> None:
+        loaders = self.trainer.test_dataloaders
+        num_loaders = len(loaders) if isinstance(loaders, list | tuple) else 1
+        test_sets = self.test_sets or getattr(getattr(self.trainer, "datamodule", None), "test_sets", ())
+        if not test_sets:
+            names = ["test"] if num_loaders == 1 else [f"test_{i}" for i in range(num_loaders)]
+            test_sets = [TestSet(name, ("test",)) for name in names]
+        if len(test_sets) != num_loaders:
+            raise ConfigError(f"{num_loaders} test loaders and {len(test_sets)} test sets; give one test set a loader")
+        self._start_evaluation(test_sets)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation()
+        for (domain, split), values in self.results.items():
+            prefix = domain if domain == split else f"{domain}/{split}"
+            self.log_dict({f"{prefix}/{k}": v for k, v in values.items() if v is not None})
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Probabilities (N, C)."""
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        domains = batch[2] if not isinstance(batch, Tensor) and len(batch) > 2 else None
+        return self(self._prepared(inputs), domains).float().softmax(dim=1)  # type: ignore[no-any-return]
+
+    def _start_evaluation(self, test_sets: Sequence[TestSet]) -> None:
+        self._evaluated = tuple(test_sets)
+        self._loaders = [
+            _Loader({s: self._new_metrics() for s in (*t.splits, *(["all"] if t.whole else []))}) for t in test_sets
+        ]
+
+    def _new_metrics(self) -> MetricCollection:
+        metrics: dict[str, Metric] = {
+            "top1": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False),
+            "classes": MulticlassStatScores(self.num_classes, average=None, validate_args=False),
+            "ece": MulticlassCalibrationError(self.num_classes, NUM_BINS, norm="l1", validate_args=False),
+        }
+        if self.num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(self.num_classes, average="micro", top_k=5, validate_args=False)
+        metrics["nll"] = MeanMetric()
+        return MetricCollection(metrics, compute_groups=False).to(self.device)  # type: ignore[arg-type]
+
+    def _evaluate(self, batch: Any, loader: int) -> None:
+        inputs, labels = batch[0], batch[1]
+        domains, indices, splits = (*batch[2:], None, None, None)[:3]
+        logits = self(self._prepared(inputs), domains).double()  # (N, C)
+        if not torch.isfinite(logits).all():
+            raise DivergedError(f"a logit on {self._evaluated[loader].domain} is not finite")
+        class_ids = self._evaluated[loader].class_ids
+        if class_ids is not None:
+            absent = torch.ones(self.num_classes, dtype=torch.bool, device=logits.device)
+            absent[list(class_ids)] = False
+            logits = logits.masked_fill(absent, -math.inf)
+        # Probabilities, never logits: torchmetrics takes anything within [0, 1] for a probability, and cosine
+        # similarities are within it.
+        log_probabilities = logits.log_softmax(dim=1)
+        probabilities = log_probabilities.exp()
+        nll = -log_probabilities.gather(1, labels[:, None]).squeeze(1)  # (N,)
+        confidence, predicted = probabilities.max(dim=1)
+        state = self._loaders[loader]
+        for number, (split, metrics) in enumerate(state.metrics.items()):
+            chosen = slice(None) if split == "all" or splits is None else splits == number
+            for name, metric in metrics.items():
+                if name == "nll":
+                    metric.update(nll[chosen])
+                elif name == "ece":
+                    metric.update(probabilities[chosen].clamp(max=_BELOW_ONE), labels[chosen])
+                elif name == "top5":
+                    metric.update(probabilities[chosen], labels[chosen])
+                else:  # the same prediction as the one that is stored, also among equal probabilities
+                    metric.update(predicted[chosen], labels[chosen])
+        if indices is None:
+            start = sum(len(p.labels) for p in state.predictions)
+            indices = torch.arange(start, start + len(labels))
+        state.predictions.append(Predictions(*(t.cpu() for t in (indices, labels, predicted, confidence))))
+
+    def _finish_evaluation(self) -> None:
+        self.results, self.predictions = {}, {}
+        for test_set, state in zip(self._evaluated, self._loaders, strict=True):
+            for split, metrics in state.metrics.items():
+                self.results[test_set.domain, split] = _values(metrics)
+            parts = zip(*state.predictions, strict=True)
+            self.predictions[test_set.domain] = Predictions(*(torch.cat(part) for part in parts))
+        self._loaders = []
+
+
+def _values(metrics: MetricCollection) -> dict[str, float | None]:
+    """METRICS by name; None where there is none: no image at all, or a top 5 of five classes or fewer."""
+    true_positives, _, _, false_negatives, support = metrics["classes"].compute().unbind(dim=1)  # (C,) each
+    if support.sum() == 0:
+        return dict.fromkeys(METRICS)
+    present = support > 0  # torchmetrics' macro average counts a class that is predicted but absent as 0
+    recall = (true_positives / (true_positives + false_negatives))[present]
+    return {
+        "top1": float(metrics["top1"].compute()),
+        "top5": float(metrics["top5"].compute()) if "top5" in metrics else None,
+        "mean_per_class": float(recall.mean()),
+        "worst_class": float(recall.min()),
+        "ece": float(metrics["ece"].compute()),
+        "nll": float(metrics["nll"].compute()),
+    }
+
+
+def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """What the learning rate is multiplied by at each epoch or step of ``length``.
+
+    ``cosine_epoch`` is Dassl's: ``warmup_lr`` for the warm-up, then ``(1 + cos(pi (e - warmup) / epochs)) / 2``, which
+    does not reach 0. ``cosine_step`` is the smaller of a linear ramp and a cosine that both start at step 0.
+    """
+
+    def per_epoch(epoch: int) -> float:
+        if epoch < fit.warmup_epochs:
+            return (fit.warmup_lr or 0.0) / fit.lr
+        return 0.5 * (1 + math.cos(math.pi * (epoch - fit.warmup_epochs) / length))
+
+    def per_step(step: int) -> float:
+        ramp = (step + 1) / max(1, int(fit.warmup_epochs * steps_per_epoch))
+        return min(ramp, 0.5 * (1 + math.cos(math.pi * step / length)))
+
+    return per_epoch if fit.schedule == "cosine_epoch" else per_step
+
+
+def decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases, norms and scales."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,351 @@
+"""The command line; the only module that prints.
+
+Results go to standard output, progress and remarks to standard error. A mistake of the user's is one sentence and the
+exit code of its kind (errors.py); a bug of ours is its traceback and exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipdg import __version__
+from clipdg.errors import ClipdgError, ConfigError, RecordError
+
+if TYPE_CHECKING:
+    from clipdg.records import Record
+
+app = typer.Typer(
+    name="clipdg",
+    help="Does a classifier keep its accuracy on domains it was not trained on?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [key=value]...", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="Folder that results are written to.")]
+
+
+def main() -> None:
+    """Entry point of the ``clipdg`` command."""
+    try:
+        code = app(standalone_mode=False)
+    except ClipdgError as error:
+        code = _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _complain("interrupted; what was finished is kept, run the same command again to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's own, of which typer keeps a copy under another name
+            raise
+        code = _complain(f"{error.format_message()} Try 'clipdg --help'.", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"clipdg: {message}", file=sys.stderr)
+    return code
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Called with (stage, done, total): a bar with an estimate on a terminal, a line every few seconds elsewhere."""
+
+    INTERVAL = 5.0  # seconds between lines
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.stage = ""
+        self.task: Any = None
+        self.started = self.last = 0.0
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description:24.24}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.started, self.last = stage, now, now
+            if self.bar is not None:
+                if self.task is not None:
+                    self.bar.remove_task(self.task)
+                self.task = self.bar.add_task(stage, total=total)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif now - self.last >= self.INTERVAL and done < total:
+            self.last = now
+            left = (now - self.started) / max(done, 1) * (total - done)
+            _say(f"  {stage}: {done:,} of {total:,}, about {_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The settings file, if the first argument is one, and the overrides."""
+    arguments = arguments or []
+    if arguments and "=" not in arguments[0]:
+        return Path(arguments[0]), arguments[1:]
+    return None, arguments
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give --out a folder")
+
+
+@app.command()
+def demo(out: Out = Path("results/demo")) -> None:
+    """Pre-train a small CLIP from scratch, benchmark it against ResNets, write a report: a few minutes, no download."""
+    from clipdg import demo as demo_
+
+    _check_folder(out)
+    started = time.monotonic()
+    _say("A small CLIP is pre-trained on drawn images with captions, then compared with supervised ResNets.")
+    with _Progress() as progress:
+        session = demo_.session(progress)
+        weights = demo_.pretrain(out, progress, _say)
+        outcome = demo_.sweep(out, weights, session, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
+    if outcome.failed:
+        raise outcome.failed[0][1]
+    path = _write_report([out], out / "report", published=False)
+    _say(f"{_duration(time.monotonic() - started)} in all. Open {path} in a browser.")
+
+
+def _name(resolved: Any) -> str:
+    values = resolved.values
+    return f"{values['label'] or values['method']['name']}, seed {values['seed']}"
+
+
+@app.command()
+def run(
+    arguments: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder that the record is written to.")] = None,
+) -> None:
+    """One configuration: fit on the sources, evaluate every domain, print the table and keep the record.
+
+    Example: clipdg run benchmark=folder benchmark.root=DIR method=linear_probe --out results/mine
+    """
+    from clipdg import config
+
+    file, overrides = _split(arguments)
+    resolved = config.load(file, overrides)
+    if out is not None:
+        _check_folder(out)
+    from clipdg.run import Session
+    from clipdg.run import run as run_
+
+    with _Progress() as progress:
+        records = run_(resolved, out, Session(progress=progress))
+    _print_records(records)
+    if out is not None:
+        _say(f"{len(records)} record{'s' if len(records) > 1 else ''} in {out}; now: clipdg report {out} --out {out}/report")
+    else:
+        _say("Nothing was kept; give --out DIR to keep the record.")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
+    out: Out = Path("results/sweep"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
+) -> None:
+    """Every run of a sweep file that has no record yet, one after the other."""
+    from clipdg import sweep as sweep_
+
+    planned = sweep_.plan(file, overrides or [])
+    if dry_run:
+        for resolved in planned:
+            print(_name(resolved))
+        print(f"{len(planned)} configurations")
+        return
+    _check_folder(out)
+    from clipdg.run import Session
+
+    with _Progress() as progress:
+        outcome = sweep_.execute(
+            planned, out, Session(progress=progress), lambda n, t, r: _say(f"run {n + 1} of {t}: {_name(r)}")
+        )
+    for resolved, error in outcome.failed:
+        _say(f"failed: {_name(resolved)}: {error}")
+    if outcome.failed:
+        raise RecordError(f"{len(outcome.failed)} of {len(planned)} configurations failed; {outcome.done} are in {out}")
+    _say(f"{outcome.done} configurations done; now: clipdg report {out} --out {out}/report")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with records.")],
+    out: Out = Path("report"),
+) -> None:
+    """The tables, figures and page of all records in DIR: report.html, report.md, tables/, figures/."""
+    _check_folder(out)
+    path = _write_report(folders, out, published=False)
+    _say(f"Open {path} in a browser.")
+
+
+def _write_report(folders: list[Path], out: Path, published: bool) -> Path:
+    from clipdg.report.page import write_report
+
+    written = write_report(folders, out)
+    for problem in written.problems:
+        _say(f"clipdg: left out: {problem}")
+    if written.problems:
+        raise RecordError(f"{len(written.problems)} of the files are no records; {written.path} shows the rest")
+    return written.path
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    labels: Annotated[str, typer.Option("--labels", help="Comma-separated labels, in any language the backbone knows.")],
+    template: Annotated[
+        list[str] | None, typer.Option("--template", help="A prompt with {} for the label; several are averaged.")
+    ] = None,
+    backbone: Annotated[str, typer.Option("--backbone", help="Such as open_clip:ViT-B-32-quickgelu.")] = "tiny",
+    weights: Annotated[str | None, typer.Option("--weights", help="Tag, repository or file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an image.")] = False,
+) -> None:
+    """Rank labels for images, zero-shot.
+
+    Example: clipdg classify cat.jpg --labels "dog,cat,person" --template "a photo of a {}, a type of pet."
+    """
+    from clipdg.classify import classify as classify_
+    from clipdg.classify import parse_labels
+
+    names = parse_labels(labels)
+    result = classify_(images, names, template or ["a photo of a {}"], backbone, weights)
+    for remark in result.remarks:
+        _say(f"clipdg: {remark}")
+    for path, ranked in result.ranked:
+        if as_json:
+            print(json.dumps({"image": str(path), "labels": [{"label": k, "probability": p} for k, p in ranked]},
+                             ensure_ascii=False))  # fmt: skip
+            continue
+        print(path)
+        width = max(len(label) for label, _ in ranked)
+        for label, probability in ranked:
+            print(f"  {100 * probability:5.1f} %  {label:{width}}")
+
+
+@app.command()
+def pretrain(arguments: Overrides = None, out: Out = Path("results/pretrain")) -> None:
+    """Train a CLIP contrastively on image-caption pairs: built-in ones, a folder, a data set, webdataset shards."""
+    from clipdg.pretrain import load_config
+    from clipdg.pretrain import pretrain as pretrain_
+
+    file, overrides = _split(arguments)
+    config = load_config(file, overrides)
+    _check_folder(out)
+    with _Progress() as progress:
+        path = pretrain_(config, out, progress)
+    _say(f"Weights in {path}; use them with backbone.weights={path}")
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(metavar="[backbones|benchmarks|methods]")] = "") -> None:
+    """The plug-ins there are."""
+    from clipdg import catalog
+
+    if kind and kind not in catalog.KINDS:
+        raise ConfigError(f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}.")
+    for each in [kind] if kind else catalog.KINDS:
+        print(each)
+        for name in catalog.names(each):
+            print(f"  {name:16} {catalog.summary(each, name)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, caches: what to paste into a bug report."""
+    from clipdg import cache, torchvision_guard
+
+    print(f"clipdg {__version__}, Python {sys.version.split()[0]}")
+    for name in ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "datasets",
+                 "open_clip_torch", "omegaconf", "numpy", "pillow"):  # fmt: skip
+        try:
+            print(f"  {name:16} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name:16} not installed")
+    import torch
+    import torchvision  # noqa: F401
+
+    print(f"devices: {_devices(torch)}")
+    if torchvision_guard.acted():
+        print("torchvision is of another build than torch; its compiled operators are missing, and clipdg needs none.")
+    folder = cache.folder()
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
+    print(f"cache: {folder}, {size / 2**20:,.1f} MiB (another place: CLIPDG_CACHE)")
+
+
+def _devices(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+@app.callback(invoke_without_command=True)
+def _options(show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if show_version:
+        print(f"clipdg {__version__}")
+        raise typer.Exit
+
+
+def _print_records(records: list[Record]) -> None:
+    """What a run found, a line per domain; the reported split first named in tables."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from clipdg.report.tables import reported_split
+
+    for record in records:
+        content = record.content
+        sources = ", ".join(content["shift"]["sources"])
+        values = content["config"]
+        title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, fitted on {sources}"
+        if not content["data"]["num_fit"]:
+            title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, nothing fitted"
+        table = Table(title=f"{title}, seed {values['seed']}", box=SIMPLE_HEAD, title_justify="left", title_style="")
+        for name in ("domain", "role", "split"):
+            table.add_column(name)
+        for name in ("images", "top-1", "per class", "worst", "ECE"):
+            table.add_column(name, justify="right")
+        found = {(e["domain"], e["split"]): e for e in content["evaluations"]}
+        for role in ("sources", "targets"):
+            for domain in content["shift"][role]:
+                e = found[domain, reported_split(record, domain)]
+                m = e["metrics"]
+                cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
+                table.add_row(domain, role[:-1], e["split"], f"{e['num_images']:,}", *cells)
+        Console(width=min(100, Console().width)).print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

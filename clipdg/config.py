@@ -1,0 +1,253 @@
+"""RunConfig: YAML and ``key=value`` -> a typed, checked configuration.
+
+The schema of ``benchmark``, ``backbone`` and ``method`` is their plug-in's ``Config`` dataclass beside the fields below,
+so a key that there is not, a value of the wrong type and a number out of range are refused before anything is loaded.
+``benchmark=folder`` is short for ``benchmark.name=folder``. YAML is 1.2: ``no`` is a word and 010 is ten. A setting may
+follow the seed, ``backbone.weights=random:${seed}``; such settings are remembered, since a mean over seeds may differ
+in them and in nothing else. Environment variables are not read.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipdg import catalog
+from clipdg.errors import ConfigError
+from clipdg.records import NOT_IDENTITY, flatten
+
+NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods"}
+
+
+@dataclass
+class BenchmarkConfig:
+    """``root``: a local folder in the place of the benchmark's own source."""
+
+    name: str = "miniatures"
+    root: str | None = None
+
+
+@dataclass
+class BackboneConfig:
+    """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED"."""
+
+    name: str = "tiny"
+    weights: str | None = None
+
+
+@dataclass
+class MethodConfig:
+    name: str = "zero_shot"
+
+
+BASES: dict[str, Any] = {"benchmark": BenchmarkConfig, "backbone": BackboneConfig, "method": MethodConfig}
+
+
+@dataclass
+class RunConfig:
+    """One run. ``shift``: None for every shift of the benchmark, one record each. ``shots``: None for all images."""
+
+    benchmark: Any = field(default_factory=BenchmarkConfig)
+    backbone: Any = field(default_factory=BackboneConfig)
+    method: Any = field(default_factory=MethodConfig)
+    shift: str | None = None
+    shots: int | None = field(default=None, metadata={"min": 1})
+    holdout: float = field(default=0.2, metadata={"min": 0.0, "max": 0.9})  # DomainBed
+    seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
+    label: str | None = None  # how tables call it
+    workers: int = field(default=0, metadata={"min": 0, "max": 256})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration: ``values`` as plain containers, and the keys in it that follow the seed."""
+
+    values: dict[str, Any]
+    seeded: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Flat settings that can change a number."""
+        return {k: v for k, v in flatten(self.values).items() if k not in NOT_IDENTITY}
+
+
+def load(file: Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Resolved:
+    """Defaults, then the file, then ``values``, then ``key=value`` overrides.
+
+    Raises ConfigError naming the key or value that cannot be meant, where it stands and the nearest one that can.
+    """
+    parts = [_parse_override(text) for text in overrides]
+    given = merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
+    return resolve(given, f"{file}" if file else "the settings")
+
+
+def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over settings; another benchmark, backbone or method by name starts from its own defaults."""
+    result: dict[str, Any] = {}
+    for part in settings:
+        _merge(result, copy.deepcopy(dict(part)))
+    return result
+
+
+def resolve(given: dict[str, Any], where: str = "the settings") -> Resolved:
+    """Check plain settings against the schema that their plug-ins give."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    given = {k: {"name": v} if k in NAMED and isinstance(v, str) else v for k, v in given.items()}
+    schema = _schema(given)
+    defaults = dataclasses.asdict(schema())
+    _check_keys(given, defaults, where)
+    raw = flatten(given)
+    for key, value in raw.items():
+        follows = isinstance(value, str) and "${" in value
+        if follows and (key == "seed" or "${" in value.replace("${seed}", "")):
+            raise ConfigError(f"{key} is '{value}'; ${{seed}} is the only interpolation that there is")
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), given), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or '?'} in {where}: {str(error).splitlines()[0]}") from error
+    metadata = _metadata(schema)
+    for key, value in flatten(values).items():
+        _check_value(key, value, metadata.get(key, {}))
+    follow = (k for k, v in raw.items() if isinstance(v, str) and "${seed}" in v)
+    return Resolved(values, ("seed", *sorted(follow)))
+
+
+def plugin_config(kind: str, settings: Mapping[str, Any]) -> Any:
+    """The plug-in's own ``Config`` from settings in which the kit's fields stand beside its own."""
+    config = catalog.plugin(NAMED[kind], settings["name"]).Config
+    own = {f.name for f in dataclasses.fields(BASES[kind])}
+    return config(**{k: v for k, v in settings.items() if k not in own})
+
+
+def _schema(given: Mapping[str, Any]) -> Any:
+    """RunConfig as a dataclass type in which each named part has its plug-in's own settings beside the kit's."""
+    fields: list[tuple[str, Any, Any]] = []
+    for f in dataclasses.fields(RunConfig):
+        if f.name not in NAMED:
+            fields.append((f.name, typing.get_type_hints(RunConfig)[f.name], _like(f)))
+            continue
+        node = given.get(f.name, {})
+        if not isinstance(node, Mapping):
+            raise ConfigError(f"{f.name} is {node!r}; give a name ({f.name}=NAME) or settings ({f.name}.key=value)")
+        part = _part(f.name, node)
+        fields.append((f.name, part, field(default_factory=part)))
+    return dataclasses.make_dataclass("RunConfig", fields)
+
+
+def _part(kind: str, node: Mapping[str, Any]) -> Any:
+    base = BASES[kind]
+    name = str(node.get("name", base().name))
+    parts = [base]
+    if kind == "backbone":  # a family has no settings of its own
+        catalog.plugin(NAMED[kind], name.partition(":")[0])
+    else:
+        parts.append(catalog.plugin(NAMED[kind], name).Config)
+    fields = [(f.name, typing.get_type_hints(part)[f.name], _like(f)) for part in parts for f in dataclasses.fields(part)]
+    return dataclasses.make_dataclass(kind, fields)
+
+
+def _like(f: dataclasses.Field[Any]) -> Any:
+    """A new field with the same default and range."""
+    if f.default_factory is not dataclasses.MISSING:
+        return field(default_factory=f.default_factory, metadata=f.metadata)
+    assert f.default is not dataclasses.MISSING, f"{f.name} needs a default"
+    return field(default=f.default, metadata=f.metadata)
+
+
+def _metadata(schema: Any, prefix: str = "") -> dict[str, Mapping[str, Any]]:
+    """The ranges of each flat key."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for f in dataclasses.fields(schema):
+        if f.name in NAMED and not prefix:
+            found |= _metadata(f.type, f"{f.name}.")
+        else:
+            found[prefix + f.name] = f.metadata
+    return found
+
+
+def _check_keys(given: Mapping[str, Any], schema: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    for key, value in given.items():
+        if key not in schema:
+            keys = [str(k) for k in schema]
+            of = f" of {prefix[:-1]} {schema['name']}" if "name" in schema else ""
+            raise ConfigError(
+                f"no setting '{prefix}{key}' in {where}.{catalog.nearest(str(key), keys)} Settings{of}: {', '.join(keys)}."
+            )
+        if isinstance(value, Mapping) and isinstance(schema[key], Mapping) and not prefix:
+            _check_keys(value, schema[key], where, f"{key}.")
+
+
+def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}; it must be a finite number")
+    if isinstance(value, str) and any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise ConfigError(f"{key} holds a control character: {value!r}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = metadata.get("min", -math.inf), metadata.get("max", math.inf)
+        if not low <= value <= high:
+            allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise ConfigError(f"{key} is {value}; it must be {allowed}")
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if key in NAMED and isinstance(value, str):
+            value = {"name": value}
+        old = into.get(key)
+        if key in NAMED and isinstance(old, str):
+            old = {"name": old}
+        if isinstance(value, Mapping) and isinstance(old, dict):
+            if key in NAMED and value.get("name", old.get("name")) != old.get("name"):
+                into[key] = dict(value)
+            else:
+                into[key] = old
+                _merge(old, value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A mapping from a YAML 1.2 file. Raises ConfigError naming the file, and the line if it is not YAML."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    value = _yaml(text, str(file))
+    if value is None:
+        raise ConfigError(f"{file} is empty")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file} holds {value!r:.60}, not settings (key: value)")
+    return value
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = key.split(".")
+    if not equals or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"'{text}' is not key=value (such as seed=1 or method.lr=0.01)")
+    parsed = value if "${" in value else _yaml(value, f"'{text}'")
+    nested: Any = parsed
+    for part in reversed(parts):
+        nested = {part: nested}
+    return nested  # type: ignore[no-any-return]
+
+
+def _yaml(text: str, where: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where}{line} is not YAML: {problem}") from error

@@ -1,0 +1,57 @@
+"""Zero-shot: the class whose prompts lie nearest to the image (Radford et al. 2021, arXiv:2103.00020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from clipdg import prompts
+from clipdg.core import Backbone, Benchmark, ClipBackbone
+
+TRAINS = "nothing"
+NEEDS_TEXT = True
+
+
+@dataclass
+class Config:
+    """``templates``: None for the benchmark's own. A template that holds {domain} makes the prompts domain-aware."""
+
+    templates: list[str] | None = None
+    ensemble: prompts.Ensemble = "normalized"
+
+
+class ZeroShot(nn.Module):
+    """Scaled cosines between features and class directions."""
+
+    directions: Tensor
+
+    def __init__(self, directions: Tensor, scale: float) -> None:
+        """``directions``: (C, D), or (E, C, D) with one set for each of E domains."""
+        super().__init__()
+        self.register_buffer("directions", directions)
+        self.scale = scale
+        self.domain_aware = directions.ndim == 3
+
+    def forward(self, features: Tensor, domains: Tensor | None = None) -> Tensor:
+        """(N, D), and for domain-aware prompts (N,) domain indices -> (N, C)."""
+        features = F.normalize(features, dim=1)
+        if not self.domain_aware:
+            return self.scale * features @ self.directions.T
+        assert domains is not None, "domain-aware prompts need each image's domain"
+        return self.scale * torch.einsum("nd,ncd->nc", features, self.directions[domains])
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
+    assert isinstance(backbone, ClipBackbone)
+    templates = config.templates or list(benchmark.templates)
+    nouns: list[str | None] = [None]
+    if any(prompts.names_domain(t) for t in templates):
+        nouns = [domain.noun for domain in benchmark.domains.values()] or [None]
+    directions = [
+        prompts.class_directions(backbone, benchmark.classes, templates, ensemble=config.ensemble, noun=noun)
+        for noun in nouns
+    ]
+    return ZeroShot(directions[0] if nouns == [None] else torch.stack(directions), backbone.logit_scale)

@@ -1,0 +1,345 @@
+"""One run, top to bottom: benchmark and backbone, fit on the sources, evaluate every domain, record.
+
+A run goes over stored features when its method leaves the backbone as it is; otherwise over images. Nothing of a target
+is read before the fit is over.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipdg import catalog, config, contact, data, records, trainer
+from clipdg.classifier import Classifier, TestSet
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift
+from clipdg.errors import ConfigError, RecordError
+from clipdg.features import FeatureStore
+from clipdg.rows import fingerprint
+from clipdg.trainer import Progress
+
+PROTOCOL = 1  # part of every run's identity; raised when the same settings would give another number
+EVALUATION_BATCH = 256
+VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "open_clip_torch", "numpy",
+            "pillow", "scikit-learn")  # fmt: skip
+
+
+@dataclass
+class Session:
+    """What consecutive runs share: opened benchmarks and backbones, and the feature store."""
+
+    store: FeatureStore = field(default_factory=FeatureStore)
+    progress: Progress | None = None
+    _opened: dict[str, Any] = field(default_factory=dict)
+
+    def benchmark(self, settings: Mapping[str, Any]) -> Benchmark:
+        key = records.digest(["benchmark", settings])
+        if key not in self._opened:
+            module = catalog.plugin("benchmarks", settings["name"])
+            self._opened[key] = module.build(config.plugin_config("benchmark", settings), settings["root"])
+        return self._opened[key]  # type: ignore[no-any-return]
+
+    def backbone(self, name: str, weights: str | None) -> Backbone:
+        key = records.digest(["backbone", name, weights])
+        if key not in self._opened:
+            self._opened[key] = open_backbone(name, weights)
+        return self._opened[key]  # type: ignore[no-any-return]
+
+
+def open_backbone(spec: str, weights: str | None = None) -> Backbone:
+    """The backbone of a spec, ``family`` or ``family:model``, on the accelerator if there is one."""
+    family, _, model = spec.partition(":")
+    backbone = catalog.plugin("backbones", family).load(model or None, weights)
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    return backbone  # type: ignore[no-any-return]
+
+
+def run(resolved: config.Resolved, out: Path | None = None, session: Session | None = None) -> list[records.Record]:
+    """The records of one configuration, one for each shift; a record that stands in ``out`` is read, not made again.
+
+    Raises ClipdgError for a mistake of the user's; nothing is left half-written.
+    """
+    session = session or Session()
+    values = resolved.values
+    method = catalog.plugin("methods", values["method"]["name"])
+    benchmark = session.benchmark(values["benchmark"])
+    shifts = _chosen_shifts(benchmark, values["shift"])
+    backbone = session.backbone(values["backbone"]["name"], values["backbone"]["weights"])
+    if method.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
+        raise ConfigError(
+            f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
+            "use linear_probe or erm with it, or a CLIP backbone"
+        )
+    found = []
+    for shift in shifts:
+        one = _Run(resolved, method, benchmark, backbone, shift, session)
+        record = one.stored(out) if out else None
+        if record is None:
+            record = one.make(out)
+        found.append(record)
+    return found
+
+
+def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
+    if name is None:
+        return benchmark.shifts
+    chosen = tuple(s for s in benchmark.shifts if s.name == name)
+    if not chosen:
+        names = [s.name for s in benchmark.shifts]
+        raise ConfigError(
+            f"{benchmark.name} has no shift '{name}'.{catalog.nearest(name, names)} There are: {', '.join(names)}."
+        )
+    return chosen
+
+
+class _Run:
+    """One configuration on one shift."""
+
+    def __init__(
+        self,
+        resolved: config.Resolved,
+        method: ModuleType,
+        benchmark: Benchmark,
+        backbone: Backbone,
+        shift: Shift,
+        session: Session,
+    ) -> None:
+        self.resolved, self.values = resolved, resolved.values
+        self.method, self.benchmark, self.backbone, self.shift = method, benchmark, backbone, shift
+        self.session = session
+        self.seed: int = resolved.values["seed"]
+        self.splits = {
+            name: data.splits(domain, index, self.seed, resolved.values["holdout"])
+            for index, (name, domain) in enumerate(benchmark.domains.items())
+        }
+        domains = {name: fingerprint(domain, benchmark.classes) for name, domain in benchmark.domains.items()}
+        self.data_fingerprint = records.digest([benchmark.classes, domains])
+        templates = None if values_of(resolved, "method.templates") else benchmark.templates
+        self.run_id = records.digest(
+            {
+                "protocol": PROTOCOL,
+                "config": resolved.identity() | {"shift": shift.name},
+                "weights": backbone.weights.fingerprint,
+                "data": self.data_fingerprint,
+                "templates": templates,
+            }
+        )[:16]
+
+    def stored(self, out: Path) -> records.Record | None:
+        """The record of this run in ``out``; one that cannot be trusted is put aside under another name."""
+        path = out / f"{self.run_id}.json"
+        if not path.exists():
+            return None
+        try:
+            return records.read(path)
+        except RecordError:
+            path.rename(path.with_suffix(".json.corrupt"))
+            return None
+
+    def make(self, out: Path | None) -> records.Record:
+        started = time.perf_counter()
+        fit_rows = self._fit_rows()
+        torch.manual_seed(self.seed)
+        backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
+        settings = config.plugin_config("method", self.values["method"])
+        method = self.method.build(settings, backbone, self.benchmark)
+        assert isinstance(method, nn.Module)
+        classifier = Classifier(
+            backbone,
+            method,
+            len(self.benchmark.classes),
+            self.method.fit(settings) if hasattr(self.method, "fit") else None,
+            trains_backbone=self.method.TRAINS == "everything",
+            test_sets=self._test_sets(),
+            seed=self.seed,
+        )
+        if self.method.TRAINS != "nothing":
+            self._fit(classifier, fit_rows)
+        fitted = time.perf_counter()
+        self._evaluate(classifier)
+        timing = {
+            "seconds": round(time.perf_counter() - started, 3),
+            "fit_seconds": round(fitted - started, 3) if self.method.TRAINS != "nothing" else None,
+            "trainable_parameters": sum(p.numel() for p in method.parameters())
+            + (sum(p.numel() for p in classifier.backbone.parameters()) if classifier.trains_backbone else 0),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        return self._publish(classifier, fit_rows, timing, out)
+
+    def _fit_rows(self) -> dict[str, np.ndarray]:
+        """Rows of each source that are fitted on: its fit split, or ``shots`` of every class in it."""
+        rows = {}
+        for source in self.shift.sources:
+            domain = self.benchmark.domains[source]
+            splits = self.splits[source]
+            order = splits["train"] if "train" in splits else splits["in"]
+            rows[source] = data.pick(domain, self.benchmark.classes, order, self.values["shots"], self.seed)
+        return rows
+
+    def _inputs(self, name: str, rows: np.ndarray) -> data.ImageDataset | data.FeatureDataset:
+        """Rows of a domain as this run takes them: stored features, or images if the backbone is trained."""
+        domain = self.benchmark.domains[name]
+        number = list(self.benchmark.domains).index(name)
+        if self.method.TRAINS == "everything":
+            return data.ImageDataset(domain.rows, rows, self.backbone.preprocessing, number, name=name)
+        features: Tensor = self.session.store.encode(self.backbone, domain, self.session.progress)
+        return data.FeatureDataset(features, domain.rows.labels, rows, number)
+
+    def _fit(self, classifier: Classifier, fit_rows: dict[str, np.ndarray]) -> None:
+        dataset = data.concatenate([self._inputs(name, rows) for name, rows in fit_rows.items()])
+        how = classifier.how
+        batch_size = how.batch_size if how else EVALUATION_BATCH
+        loader = data.loader(
+            dataset,
+            batch_size,
+            generator=torch.Generator().manual_seed(self.seed) if how else None,
+            drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
+            workers=self.values["workers"],
+        )
+        name = self.values["method"]["name"]
+        with trainer.quiet():
+            fitting = trainer.make(f"fit {name}", self.session.progress, max_epochs=how.epochs if how else 1)
+            fitting.fit(classifier, loader)
+
+    def _test_sets(self) -> list[TestSet]:
+        return [
+            TestSet(name, tuple(self.splits[name]), domain.class_ids, whole=self._is_whole(name))
+            for name, domain in self.benchmark.domains.items()
+        ]
+
+    def _is_whole(self, name: str) -> bool:
+        """A target without a published test split is also reported on all of its images."""
+        return name in self.shift.targets and "test" not in self.splits[name]
+
+    def _evaluate(self, classifier: Classifier) -> None:
+        loaders = []
+        for name in self.benchmark.domains:
+            rows = np.concatenate(list(self.splits[name].values()))
+            numbers = np.repeat(np.arange(len(self.splits[name])), [len(r) for r in self.splits[name].values()])
+            dataset = data.with_splits(self._inputs(name, rows), numbers)
+            loaders.append(data.loader(dataset, EVALUATION_BATCH, workers=self.values["workers"]))
+        with trainer.quiet():
+            trainer.make("evaluate").test(classifier, loaders, verbose=False)
+
+    def _publish(
+        self, classifier: Classifier, fit_rows: dict[str, np.ndarray], timing: dict[str, Any], out: Path | None
+    ) -> records.Record:
+        predictions = self._predictions(classifier)
+        stored = {"file": f"{self.run_id}.parquet", "digest": records.hash_bytes(predictions)} if out else None
+        record = records.Record(self._content(classifier, fit_rows, timing, stored))
+        if out:
+            sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
+            if not sheet.exists():
+                records.publish(sheet, contact.sheet(self.benchmark))
+            records.publish(out / f"{self.run_id}.parquet", predictions)
+            record.publish(out)
+        return record
+
+    def _content(
+        self,
+        classifier: Classifier,
+        fit_rows: dict[str, np.ndarray],
+        timing: dict[str, Any],
+        predictions: dict[str, str] | None,
+    ) -> dict[str, Any]:
+        weights = self.backbone.weights
+        values = copy.deepcopy(self.values) | {"shift": self.shift.name}
+        values["benchmark"].pop("root")
+        values["backbone"]["weights"] = weights.tag
+        values.pop("workers")
+        step = classifier.num_steps
+        evaluations = [
+            {"domain": domain, "split": split, "step": step, "num_images": self._num_images(domain, split),
+             "metrics": metrics}
+            for (domain, split), metrics in classifier.results.items()
+            if self._num_images(domain, split)
+        ]  # fmt: skip
+        ids = {name: [self.benchmark.domains[name].rows.ids[i] for i in rows] for name, rows in fit_rows.items()}
+        fits = self.method.TRAINS != "nothing"
+        return {
+            "schema": records.SCHEMA,
+            "run_id": self.run_id,
+            "status": "done",
+            "config": values,
+            "seeded": list(self.resolved.seeded),
+            "shift": {
+                "name": self.shift.name,
+                "sources": list(self.shift.sources),
+                "targets": list(self.shift.targets),
+            },
+            "evaluations": evaluations,
+            "weights": {
+                "backbone": weights.backbone,
+                "tag": weights.tag,
+                "fingerprint": weights.fingerprint,
+                "random": weights.random,
+                "provenance": dict(weights.provenance),
+            },
+            "data": {
+                "benchmark": self.benchmark.name,
+                "fingerprint": self.data_fingerprint,
+                "classes": list(self.benchmark.classes),
+                "num_fit": sum(len(r) for r in fit_rows.values()) if fits else 0,
+                "num_images": {d: {s: len(r) for s, r in splits.items()} for d, splits in self.splits.items()},
+                "fitted_on": ids if fits and self.values["shots"] else None,
+                "templates": self._templates(),
+                "notes": list(self.benchmark.notes),
+                "citation": self.benchmark.citation,
+            },
+            "versions": {"clipdg": version("clipdg"), "python": platform.python_version()}
+            | {name: version(name) for name in VERSIONS},
+            "timing": timing,
+            "predictions": predictions,
+        }
+
+    def _templates(self) -> list[str] | None:
+        if not self.method.NEEDS_TEXT or "templates" not in self.values["method"]:
+            return None
+        return list(self.values["method"]["templates"] or self.benchmark.templates)
+
+    def _num_images(self, domain: str, split: str) -> int:
+        splits = self.splits[domain]
+        return sum(len(r) for r in splits.values()) if split == "all" else len(splits[split])
+
+    def _predictions(self, classifier: Classifier) -> bytes:
+        """One row per evaluated image, as Parquet."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = []
+        for name, found in classifier.predictions.items():
+            split_of = {int(row): split for split, rows in self.splits[name].items() for row in rows}
+            ids = self.benchmark.domains[name].rows.ids
+            rows = found.indices.tolist()
+            tables.append(
+                pa.table(
+                    {
+                        "domain": pa.array([name] * len(rows)).dictionary_encode(),
+                        "split": pa.array([split_of[r] for r in rows]).dictionary_encode(),
+                        "id": pa.array([ids[r] for r in rows]),
+                        "label": pa.array(found.labels.numpy(), pa.int16()),
+                        "prediction": pa.array(found.predicted.numpy(), pa.int16()),
+                        "confidence": pa.array(found.confidence.numpy(), pa.float32()),
+                    }
+                )
+            )
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd")
+        return bytes(sink.getvalue())
+
+
+def values_of(resolved: config.Resolved, key: str) -> Any:
+    """The value of a flat key, None if there is no such setting."""
+    return records.flatten(resolved.values).get(key)
