@@ -65,11 +65,19 @@ def datamodule(
         targets = sorted({t for s in benchmark.shifts for t in s.targets})
         raise ConfigError(f"{name} has {len(shifts)} shifts with target {target}; targets are {', '.join(targets)}")
     return DataModule(
-        benchmark, shifts[0], backbone or load_backbone(), shots=shots, seed=seed, batch_size=batch_size, workers=workers
+        benchmark,
+        shifts[0],
+        backbone or load_backbone(),
+        shots=shots,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
     )
 
 
-def zero_shot(backbone: Backbone, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Classifier:
+def zero_shot(
+    backbone: Backbone, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)
+) -> Classifier:
     """Zero-shot CLIP as a LightningModule: ``model(images)`` -> logits (N, C); test it with a Trainer."""
     return _classifier("zero_shot", backbone, classes, {"templates": list(templates)})
 
@@ -87,9 +95,7 @@ def coop(backbone: Backbone, classes: Sequence[str], num_context: int = 16, **se
     return _classifier("coop", backbone, classes, {"num_context": num_context, **settings})
 
 
-def run(
-    settings: Mapping[str, Any] | str | Path, *overrides: str, out: str | Path | None = None
-) -> list[Record]:
+def run(settings: Mapping[str, Any] | str | Path, *overrides: str, out: str | Path | None = None) -> list[Record]:
     """The records of one configuration: a mapping or a YAML file, then ``key=value``; written to ``out`` if given."""
     file = None if isinstance(settings, Mapping) else Path(settings)
     values = settings if isinstance(settings, Mapping) else None

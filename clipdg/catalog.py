@@ -36,7 +36,9 @@ def plugin(kind: str, name: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise ConfigError(f"no module '{name}' for {kind}: {error}") from error
-    raise ConfigError(f"no '{name}' in clipdg/{kind}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}.")
+    raise ConfigError(
+        f"no '{name}' in clipdg/{kind}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}."
+    )
 
 
 def summary(kind: str, name: str) -> str:

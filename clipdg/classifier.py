@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassStatScores
 
@@ -30,7 +30,7 @@ _BELOW_ONE = 1.0 - 2.0**-24  # torchmetrics gives a confidence of exactly 1 a si
 class TestSet:
     """What one test loader holds: images of ``domain``, each in one of ``splits``.
 
-    ``class_ids``: the classes the domain has, where these are fewer than the benchmark's; the others' logits are masked.
+    ``class_ids``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
     ``whole``: also evaluate all splits together, as the split "all".
     """
 
@@ -99,7 +99,9 @@ class Classifier(lightning.LightningModule):
         features = inputs if inputs.ndim == 2 else self._features(inputs)
         if getattr(self.method, "domain_aware", False):
             if domains is None:
-                raise ConfigError("domain-aware prompts need the domain of each image; give batches of clipdg.data.Batch")
+                raise ConfigError(
+                    "domain-aware prompts need the domain of each image; give batches of clipdg.data.Batch"
+                )
             logits: Tensor = self.method(features, domains)
         else:
             logits = self.method(features)
@@ -114,7 +116,7 @@ class Classifier(lightning.LightningModule):
         if inputs.dtype != torch.uint8:
             return inputs
         if self.training and self.how is not None and self.how.augment == "light":
-            return images.augment_light(inputs, self.backbone.preprocessing, self._augmentation)
+            return images.normalize(images.augment_light(inputs, self._augmentation), self.backbone.preprocessing)
         return images.normalize(inputs, self.backbone.preprocessing)
 
     def train(self, mode: bool = True) -> Classifier:

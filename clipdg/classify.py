@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from clipdg import images as images_
 from clipdg import prompts
@@ -39,7 +40,11 @@ def parse_labels(text: str) -> list[str]:
 
 
 def classify(
-    paths: Sequence[Path], labels: Sequence[str], templates: Sequence[str], spec: str = "tiny", weights: str | None = None
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    templates: Sequence[str],
+    spec: str = "tiny",
+    weights: str | None = None,
 ) -> Ranking:
     """Probabilities ``softmax(scale * cosine)`` over ``labels``; several templates are ensembled.
 
@@ -66,7 +71,7 @@ def classify(
     return result
 
 
-def _open(path: Path) -> images_.Image.Image:
+def _open(path: Path) -> Image.Image:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -87,7 +92,7 @@ def _remarks(backbone: ClipBackbone, labels: Sequence[str]) -> list[str]:
     if not words:
         return []
     return [
-        f"{backbone.name} never saw {', '.join(words)} in pre-training and only spells what it has not seen; its ranking "
+        f"{backbone.name} never saw {', '.join(words)} in pre-training and only spells such words; its ranking "
         "of these means nothing. For real images use a real CLIP, such as --backbone open_clip:ViT-B-32-quickgelu "
         "--weights openai"
     ]

@@ -77,7 +77,12 @@ class _Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description:24.24}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description:24.24}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
         return self
@@ -128,9 +133,8 @@ def demo(out: Out = Path("results/demo")) -> None:
     started = time.monotonic()
     _say("A small CLIP is pre-trained on drawn images with captions, then compared with supervised ResNets.")
     with _Progress() as progress:
-        session = demo_.session(progress)
-        weights = demo_.pretrain(out, progress, _say)
-        outcome = demo_.sweep(out, weights, session, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
+        weights = demo_.pretrain(out, progress)
+        outcome = demo_.sweep(out, weights, progress, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
     if outcome.failed:
         raise outcome.failed[0][1]
     path = _write_report([out], out / "report", published=False)
@@ -164,7 +168,9 @@ def run(
         records = run_(resolved, out, Session(progress=progress))
     _print_records(records)
     if out is not None:
-        _say(f"{len(records)} record{'s' if len(records) > 1 else ''} in {out}; now: clipdg report {out} --out {out}/report")
+        _say(
+            f"{len(records)} record{'s' if len(records) > 1 else ''} in {out}; now: clipdg report {out} --out {out}/report"
+        )
     else:
         _say("Nothing was kept; give --out DIR to keep the record.")
 
@@ -224,7 +230,9 @@ def _write_report(folders: list[Path], out: Path, published: bool) -> Path:
 @app.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
-    labels: Annotated[str, typer.Option("--labels", help="Comma-separated labels, in any language the backbone knows.")],
+    labels: Annotated[
+        str, typer.Option("--labels", help="Comma-separated labels, in any language the backbone knows.")
+    ],
     template: Annotated[
         list[str] | None, typer.Option("--template", help="A prompt with {} for the label; several are averaged.")
     ] = None,
@@ -257,14 +265,17 @@ def classify(
 @app.command()
 def pretrain(arguments: Overrides = None, out: Out = Path("results/pretrain")) -> None:
     """Train a CLIP contrastively on image-caption pairs: built-in ones, a folder, a data set, webdataset shards."""
-    from clipdg.pretrain import load_config
-    from clipdg.pretrain import pretrain as pretrain_
+    from clipdg import config
 
     file, overrides = _split(arguments)
-    config = load_config(file, overrides)
+    given = config.settings_of(file, overrides)
     _check_folder(out)
+    from clipdg.pretrain import PretrainConfig
+    from clipdg.pretrain import pretrain as pretrain_
+
+    settings = PretrainConfig(**config.check(PretrainConfig, given).values)
     with _Progress() as progress:
-        path = pretrain_(config, out, progress)
+        path = pretrain_(settings, out, progress)
     _say(f"Weights in {path}; use them with backbone.weights={path}")
 
 
@@ -274,7 +285,9 @@ def list_(kind: Annotated[str, typer.Argument(metavar="[backbones|benchmarks|met
     from clipdg import catalog
 
     if kind and kind not in catalog.KINDS:
-        raise ConfigError(f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}.")
+        raise ConfigError(
+            f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}."
+        )
     for each in [kind] if kind else catalog.KINDS:
         print(each)
         for name in catalog.names(each):
@@ -311,7 +324,9 @@ def _devices(torch: Any) -> str:
 
 
 @app.callback(invoke_without_command=True)
-def _options(show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     if show_version:
         print(f"clipdg {__version__}")
         raise typer.Exit

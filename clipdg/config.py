@@ -1,7 +1,8 @@
 """RunConfig: YAML and ``key=value`` -> a typed, checked configuration.
 
-The schema of ``benchmark``, ``backbone`` and ``method`` is their plug-in's ``Config`` dataclass beside the fields below,
-so a key that there is not, a value of the wrong type and a number out of range are refused before anything is loaded.
+The schema of ``benchmark``, ``backbone`` and ``method`` is their plug-in's ``Config`` dataclass beside the fields
+below, so a key that there is not, a value of the wrong type and a number out of range are refused before anything is
+loaded.
 ``benchmark=folder`` is short for ``benchmark.name=folder``. YAML is 1.2: ``no`` is a word and 010 is ten. A setting may
 follow the seed, ``backbone.weights=random:${seed}``; such settings are remembered, since a mean over seeds may differ
 in them and in nothing else. Environment variables are not read.
@@ -77,14 +78,18 @@ class Resolved:
         return {k: v for k, v in flatten(self.values).items() if k not in NOT_IDENTITY}
 
 
+def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The file, then ``values``, then ``key=value`` overrides, not yet checked."""
+    parts = [_parse_override(text) for text in overrides]
+    return merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
+
+
 def load(file: Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Resolved:
     """Defaults, then the file, then ``values``, then ``key=value`` overrides.
 
     Raises ConfigError naming the key or value that cannot be meant, where it stands and the nearest one that can.
     """
-    parts = [_parse_override(text) for text in overrides]
-    given = merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
-    return resolve(given, f"{file}" if file else "the settings")
+    return resolve(settings_of(file, overrides, values), f"{file}" if file else "the settings")
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,13 +102,16 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve(given: dict[str, Any], where: str = "the settings") -> Resolved:
     """Check plain settings against the schema that their plug-ins give."""
+    given = {k: {"name": v} if k in NAMED and isinstance(v, str) else v for k, v in given.items()}
+    return check(_schema(given), given, where)
+
+
+def check(schema: Any, given: Mapping[str, Any], where: str = "the settings") -> Resolved:
+    """Defaults of the dataclass type ``schema`` with ``given`` over them, types and ranges checked."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    given = {k: {"name": v} if k in NAMED and isinstance(v, str) else v for k, v in given.items()}
-    schema = _schema(given)
-    defaults = dataclasses.asdict(schema())
-    _check_keys(given, defaults, where)
+    _check_keys(given, dataclasses.asdict(schema()), where)
     raw = flatten(given)
     for key, value in raw.items():
         follows = isinstance(value, str) and "${" in value
@@ -150,7 +158,9 @@ def _part(kind: str, node: Mapping[str, Any]) -> Any:
         catalog.plugin(NAMED[kind], name.partition(":")[0])
     else:
         parts.append(catalog.plugin(NAMED[kind], name).Config)
-    fields = [(f.name, typing.get_type_hints(part)[f.name], _like(f)) for part in parts for f in dataclasses.fields(part)]
+    fields = [
+        (f.name, typing.get_type_hints(part)[f.name], _like(f)) for part in parts for f in dataclasses.fields(part)
+    ]
     return dataclasses.make_dataclass(kind, fields)
 
 
@@ -178,9 +188,8 @@ def _check_keys(given: Mapping[str, Any], schema: Mapping[str, Any], where: str,
         if key not in schema:
             keys = [str(k) for k in schema]
             of = f" of {prefix[:-1]} {schema['name']}" if "name" in schema else ""
-            raise ConfigError(
-                f"no setting '{prefix}{key}' in {where}.{catalog.nearest(str(key), keys)} Settings{of}: {', '.join(keys)}."
-            )
+            hint = catalog.nearest(str(key), keys)
+            raise ConfigError(f"no setting '{prefix}{key}' in {where}.{hint} Settings{of}: {', '.join(keys)}.")
         if isinstance(value, Mapping) and isinstance(schema[key], Mapping) and not prefix:
             _check_keys(value, schema[key], where, f"{key}.")
 

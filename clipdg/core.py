@@ -98,8 +98,13 @@ class ClipBackbone(Backbone, Protocol):
 class Rows(Protocol):
     """Labelled images in a fixed order; labels are known without decoding an image."""
 
-    labels: np.ndarray  # (N,) int64, index into the benchmark's classes
-    ids: Sequence[str]  # N names that stay the same wherever the data lie: "dog/n02103406_1001.jpg"
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, index into the benchmark's classes."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """N names that stay the same wherever the data lie: "dog/n02103406_1001.jpg"."""
 
     def __len__(self) -> int: ...
 

@@ -24,7 +24,6 @@ SCHEMA = 1
 BATCH_SIZE = 64  # fixed, with the last batch padded: features depend on the batch's shape in their last digits
 
 
-
 def key(backbone: Backbone, domain: Domain) -> str:
     """The name of a domain's features: SHA-256 over all that can change them."""
     device = next(backbone.parameters()).device.type  # type: ignore[attr-defined]  # every backbone is an nn.Module

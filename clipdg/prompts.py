@@ -44,7 +44,7 @@ def check_template(template: str) -> None:
 
 
 def names_domain(template: str) -> bool:
-    """Whether the prompt depends on the domain of the image: knowledge of the test domain, to be said beside results."""
+    """Whether the prompt uses knowledge of the test domain, which is to be said beside its results."""
     return "{domain}" in template or "{a_domain}" in template
 
 
@@ -73,7 +73,7 @@ def class_directions(
         DataError: a prompt is longer than the context or has characters the tokenizer cannot represent.
     """
     import torch
-    from torch.nn import functional as F  # noqa: N812
+    from torch.nn import functional as F
 
     if not templates:
         raise ConfigError("there is no template; give at least one, such as 'a photo of a {}.'")

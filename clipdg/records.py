@@ -11,7 +11,8 @@ A record is one JSON file ``DIR/<run_id>.json``:
     evaluations  [{domain, split, step, num_images, metrics}]; metrics are fractions in [0, 1] (nll in nats), null
                  where there is none
     weights      {backbone, tag, fingerprint, random, provenance}
-    data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates, notes}
+    data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates,
+                 notes, citation}
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
     predictions  {file, digest} of the per-sample predictions beside it, or null

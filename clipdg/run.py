@@ -336,7 +336,9 @@ class _Run:
                 )
             )
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd")
+        pq.write_table(
+            pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd"
+        )
         return bytes(sink.getvalue())
 
 

@@ -43,15 +43,15 @@ def declare_missing_operators(package: Path) -> bool:
     import torch
 
     try:
-        for library in sorted(package.glob("_C*.so")):
-            torch.ops.load_library(str(library))
+        for compiled in sorted(package.glob("_C*.so")):
+            torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
         if hasattr(torch.ops.torchvision, "nms"):
             return False
     except OSError:
         pass
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     return True
 

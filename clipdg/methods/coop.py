@@ -1,7 +1,7 @@
 """CoOp: learned context vectors in the place of a prompt's words (Zhou et al. 2022, arXiv:2109.01134).
 
-The prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS]; only the V are trained, by SGD on the cross-entropy of the
-scaled cosines, and they stay in fp32. Settings are those of the authors' code (KaiyangZhou/CoOp and Dassl): constant
+The prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS]; only the V are trained, by SGD on the cross-entropy of
+the scaled cosines, and they stay in fp32. Settings are those of the authors' code (KaiyangZhou/CoOp and Dassl): constant
 warm-up of one epoch at 1e-5, cosine stepped per epoch, last epoch evaluated. Different from it: features may be stored,
 which leaves out its random crops and flips, and M counts tokens, not words, when the context starts from text.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, TextTower
 from clipdg.errors import ConfigError, DataError
@@ -77,7 +77,9 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> CoOp:
     assert isinstance(backbone, ClipBackbone)
     tower = backbone.text_tower
     if tower is None:
-        raise ConfigError(f"coop replaces token embeddings and {backbone.name}'s text encoder does not give access to them")
+        raise ConfigError(
+            f"coop replaces token embeddings and {backbone.name}'s text encoder does not give access to them"
+        )
     device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
     tokens = backbone.tokenize([f"{name}{config.suffix}" for name in benchmark.classes]).to(device)
     num_context = config.num_context
@@ -121,9 +123,10 @@ def _embedded_text(backbone: ClipBackbone, tower: TextTower, text: str, device: 
 def _check_length(
     backbone: ClipBackbone, tower: TextTower, classes: tuple[str, ...], suffix: str, num_context: int
 ) -> None:
-    """A name may be as long as the context leaves room for; the tokenizer is asked with fillers in the context's place."""
+    """A name may be as long as the context leaves room for: the tokenizer is asked, with fillers in its place."""
     filler = " ".join(["x"] * num_context)
     try:
         backbone.tokenize([f"{filler} {name}{suffix}" for name in classes])
     except DataError as error:
-        raise ConfigError(f"{num_context} context vectors leave too little of {tower.context_length} tokens: {error}") from error
+        limit = tower.context_length
+        raise ConfigError(f"{num_context} context vectors leave too little of {limit} tokens: {error}") from error

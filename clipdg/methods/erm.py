@@ -1,6 +1,6 @@
 """ERM: the image encoder and a linear head trained together on the sources' cross-entropy (Vapnik 1998).
 
-The supervised baseline of DomainBed (Gulrajani & Lopez-Paz 2021): Adam at 5e-5, no weight decay. Different from it here:
+The supervised baseline of DomainBed (Gulrajani & Lopez-Paz 2021): Adam at 5e-5, no weight decay. Different from it:
 batches are drawn from the union of the sources without replacement, and its length is counted in epochs.
 """
 

@@ -1,7 +1,7 @@
 """Linear probe: multinomial logistic regression on frozen features, solved to convergence by full-batch L-BFGS.
 
-The objective is scikit-learn's: ``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W||^2``, the intercept not penalised. openai/CLIP's
-README fits it on the features as they come (after the projection, not of unit length) with C = 0.316.
+The objective is scikit-learn's: ``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W||^2``, the intercept not penalised. The
+README of openai/CLIP fits it on the features as they come (after the projection, not of unit length) with C = 0.316.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from clipdg.core import Backbone, Benchmark
 from clipdg.errors import DivergedError

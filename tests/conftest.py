@@ -1,0 +1,40 @@
+"""Shared parts: a cache of each test's own, a small CLIP with random weights, a small benchmark in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipdg
+from clipdg.core import Benchmark, ClipBackbone, Domain, Shift
+from clipdg.rows import ArrayRows
+
+CLASSES = ("red square", "green square", "blue square")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPDG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def clip() -> ClipBackbone:
+    """tiny with random weights: two towers, 64 features."""
+    backbone = clipdg.load_backbone("tiny", "random:0")
+    assert isinstance(backbone, ClipBackbone)
+    return backbone
+
+
+@pytest.fixture
+def squares() -> Benchmark:
+    """Three classes told apart by their colour; domain "bright" (source) and "dark" (target), 12 images a class."""
+    rng = np.random.default_rng(0)
+    domains = {}
+    for name, low, high in (("bright", 150, 250), ("dark", 50, 120)):
+        labels = np.repeat(np.arange(3), 12)
+        images = rng.integers(0, 30, (36, 32, 32, 3)).astype(np.uint8)
+        for i, label in enumerate(labels):
+            images[i, 8:24, 8:24, label] = rng.integers(low, high, (16, 16))
+        ids = [f"{name}/{i}" for i in range(36)]
+        domains[name] = Domain(name, ArrayRows(images, labels, ids), noun=name)
+    return Benchmark("squares", CLASSES, domains, (Shift("dark", ("bright",), ("dark",)),), ("a {}",))

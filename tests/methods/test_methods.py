@@ -1,0 +1,56 @@
+"""What every method must satisfy; a new file in methods/ is tested here the moment it exists."""
+
+import pytest
+import torch
+from torch import nn
+
+from clipdg import catalog
+from clipdg.core import Benchmark, ClipBackbone
+
+METHODS = catalog.names("methods")
+CLASSES = ("cat", "dog", "small bird", "house")
+
+
+def built(name: str, clip: ClipBackbone, classes: tuple[str, ...] = CLASSES) -> nn.Module:
+    """A method with parameters that are not all zero, the same for each class whatever their order."""
+    module = catalog.plugin("methods", name)
+    torch.manual_seed(0)
+    method: nn.Module = module.build(module.Config(), clip, Benchmark("b", classes, templates=("a {}",))).eval()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.shape[0] == len(classes):
+                for row, name_ in enumerate(classes):
+                    generator = torch.Generator().manual_seed(CLASSES.index(name_))
+                    parameter[row] = torch.randn(parameter[row].shape, generator=generator)
+    return method
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    return torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_are_one_per_class(name: str, clip: ClipBackbone, features: torch.Tensor) -> None:
+    assert built(name, clip)(features).shape == (6, 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_permuting_classes_permutes_logits(name: str, clip: ClipBackbone, features: torch.Tensor) -> None:
+    order = [2, 0, 3, 1]
+    turned = built(name, clip, tuple(CLASSES[i] for i in order))(features)
+    torch.testing.assert_close(turned, built(name, clip)(features)[:, order], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_do_not_depend_on_the_rest_of_the_batch(name: str, clip: ClipBackbone, features: torch.Tensor) -> None:
+    method = built(name, clip)
+    together = method(features)
+    alone = torch.cat([method(f[None]) for f in features.flip(0)]).flip(0)
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_backbone_is_not_a_part_of_the_method(name: str, clip: ClipBackbone) -> None:
+    own = sum(p.numel() for p in built(name, clip).parameters())
+    assert own <= 64 * 16 + 64 * 4 + 4  # a context or a head, never a text tower

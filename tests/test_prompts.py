@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipdg import prompts
+from clipdg.core import ClipBackbone
+from clipdg.errors import ConfigError, DataError
+
+
+def test_placeholders_by_hand() -> None:
+    assert prompts.fill("a photo of a {}.", "apple") == "a photo of a apple."
+    assert prompts.fill("a photo of a {label}, a type of pet.", "cat") == "a photo of a cat, a type of pet."
+    assert prompts.fill("a photo of {a}", "apple") == "a photo of an apple"
+    assert prompts.fill("{a_domain} of {a}", "tree", "oil painting") == "an oil painting of a tree"
+    assert prompts.fill("{domain} {}", "{}", "sketch") == "sketch {}"  # a name is never filled again
+
+
+@pytest.mark.parametrize("template", ["a photo", "a photo of {class}", "{domain}", "{0}"])
+def test_a_template_without_a_place_for_the_name_is_refused(template: str) -> None:
+    with pytest.raises(ConfigError, match="template"):
+        prompts.check_template(template)
+
+
+def test_a_domain_aware_template_needs_a_noun() -> None:
+    with pytest.raises(ConfigError, match="noun"):
+        prompts.fill("a {domain} of {a}", "cat")
+
+
+def naive(clip: ClipBackbone, classes: list[str], templates: list[str], normalized: bool) -> torch.Tensor:
+    rows = []
+    for name in classes:
+        parts = [clip.encode_text(clip.tokenize([t.replace("{}", name)]))[0] for t in templates]
+        if normalized:
+            parts = [p / p.norm() for p in parts]
+        mean = sum(parts[1:], parts[0]) / len(parts)
+        rows.append(mean / mean.norm())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("ensemble", ["normalized", "raw"])
+def test_directions_equal_one_prompt_at_a_time(clip: ClipBackbone, ensemble: prompts.Ensemble) -> None:
+    classes, templates = ["cat", "dog", "big dog"], ["a {}", "my {}", "the {} here"]
+    found = prompts.class_directions(clip, classes, templates, ensemble=ensemble)
+    torch.testing.assert_close(found, naive(clip, classes, templates, ensemble == "normalized"), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+def test_the_two_ensembles_are_different_methods(clip: ClipBackbone) -> None:
+    of = [
+        prompts.class_directions(clip, ["cat"], ["{}", "a {} or two or three"], ensemble=e)
+        for e in ("normalized", "raw")
+    ]
+    assert not torch.allclose(*of, atol=1e-6)
+
+
+def test_permuting_classes_permutes_directions(clip: ClipBackbone) -> None:
+    found = prompts.class_directions(clip, ["cat", "dog", "bird"], ["a {}"])
+    turned = prompts.class_directions(clip, ["bird", "cat", "dog"], ["a {}"])
+    torch.testing.assert_close(turned, found[[2, 0, 1]], atol=1e-6, rtol=1e-5)
+
+
+def test_classes_of_one_name_have_one_direction(clip: ClipBackbone) -> None:
+    # ImageNet has "missile" and "sunglasses" twice
+    found = prompts.class_directions(clip, ["cat", "dog", "cat"], ["a {}"])
+    assert torch.equal(found[0], found[2])
+
+
+def test_no_template_is_refused(clip: ClipBackbone) -> None:
+    with pytest.raises(ConfigError, match="no template"):
+        prompts.class_directions(clip, ["cat"], [])
+
+
+def test_a_prompt_that_is_too_long_is_named(clip: ClipBackbone) -> None:
+    with pytest.raises(DataError, match="a zzzzzzzzzzzzzzzzzzzzzzzzz"):
+        prompts.class_directions(clip, ["z" * 25], ["a {}"])
+
+
+def test_directions_carry_no_gradient(clip: ClipBackbone) -> None:
+    assert not F.normalize(prompts.class_directions(clip, ["cat"], ["a {}"])).requires_grad

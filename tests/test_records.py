@@ -1,0 +1,136 @@
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipdg import records
+from clipdg.errors import RecordError, StorageError
+from clipdg.records import Record
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "schema": records.SCHEMA,
+        "run_id": "0123456789abcdef",
+        "status": "done",
+        "config": {"method": {"name": "coop", "lr": 0.1}, "seed": 0, "label": "CoOp", "backbone": {"weights": "a.bin"}},
+        "seeded": ["seed"],
+        "shift": {"name": "dark", "sources": ["bright"], "targets": ["dark"]},
+        "evaluations": [
+            {"domain": "dark", "split": "all", "step": 5, "num_images": 36, "metrics": {"top1": 0.5, "nll": 2.5}}
+        ],
+        "weights": {"fingerprint": "f" * 64, "random": False, "provenance": {}},
+        "data": {"fingerprint": "d" * 64},
+        "versions": {},
+        "timing": {},
+        "predictions": None,
+    }
+    return base | changes
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert Record(content()).publish(tmp_path)
+    assert records.read(tmp_path / "0123456789abcdef.json").content == content()
+
+
+def test_the_first_record_of_a_run_stays(tmp_path: Path) -> None:
+    Record(content()).publish(tmp_path)
+    assert not Record(content(status="done", timing={"seconds": 9})).publish(tmp_path)
+    assert records.read(tmp_path / "0123456789abcdef.json").content["timing"] == {}
+
+
+def test_every_cut_of_a_record_is_refused(tmp_path: Path) -> None:
+    whole = Record(content()).bytes()
+    path = tmp_path / "0123456789abcdef.json"
+    for length in range(len(whole) - 1):  # without its last byte, a newline, it is still whole
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecordError):
+            records.read(path)
+
+
+def test_a_changed_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0123456789abcdef.json"
+    path.write_bytes(Record(content()).bytes().replace(b'"top1": 0.5', b'"top1": 0.6'))
+    with pytest.raises(RecordError, match="altered"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("value", [1.01, -0.1, 55.0])
+def test_an_accuracy_is_a_fraction(tmp_path: Path, value: float) -> None:
+    wrong = content()
+    wrong["evaluations"][0]["metrics"]["top1"] = value
+    Record(wrong).publish(tmp_path)
+    with pytest.raises(RecordError, match="not a fraction"):
+        records.read(tmp_path / "0123456789abcdef.json")
+
+
+def test_nan_is_never_written() -> None:
+    wrong = content()
+    wrong["evaluations"][0]["metrics"]["top1"] = math.nan
+    with pytest.raises(ValueError, match="JSON"):
+        Record(wrong).bytes()
+
+
+def test_reading_many_names_the_bad_and_keeps_the_good(tmp_path: Path) -> None:
+    Record(content()).publish(tmp_path / "a")
+    Record(content(run_id="0" * 16)).publish(tmp_path / "b")
+    (tmp_path / "b" / ("1" * 16 + ".json")).write_text("{")
+    (tmp_path / "b" / "notes.json").write_text("not ours")
+    found, errors = records.read_all([tmp_path])
+    assert {r.run_id for r in found} == {"0123456789abcdef", "0" * 16}
+    assert len(errors) == 1
+    assert "1" * 16 in str(errors[0])
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="nowhere"):
+        records.read_all([tmp_path / "nowhere"])
+
+
+def test_a_group_ignores_the_seed_and_what_names_things() -> None:
+    one = Record(content())
+    config = one.content["config"]
+    same = config | {"seed": 1, "label": "another name", "backbone": {"weights": "elsewhere.bin"}}
+    assert Record(content(config=same)).group == one.group
+    assert Record(content(config=config | {"method": {"name": "coop", "lr": 0.2}})).group != one.group
+    assert Record(content(data={"fingerprint": "e" * 64})).group != one.group
+    assert Record(content(weights=one.content["weights"] | {"fingerprint": "e" * 64})).group != one.group
+
+
+def test_weights_that_follow_the_seed_count_by_their_recipe() -> None:
+    def of(seed: int, recipe: str) -> str:
+        weights = {"fingerprint": str(seed) * 64, "random": False, "provenance": {"recipe": recipe}}
+        config = content()["config"] | {"seed": seed}
+        return Record(content(weights=weights, config=config, seeded=["seed", "backbone.weights"])).group
+
+    assert of(0, "x") == of(1, "x")
+    assert of(0, "x") != of(1, "y")
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "result"
+    records.publish(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if failing == "write":
+        monkeypatch.setattr("builtins.open", fail)
+    else:
+        monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(StorageError, match="No space left"):
+        records.publish(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.glob(".result*")) == []
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert records.canonical({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    assert records.digest({"b": 1, "a": 2}) == records.digest(json.loads('{"a": 2, "b": 1}'))
