@@ -1,0 +1,730 @@
+"""Records -> studies -> tables -> Markdown, LaTeX (booktabs), CSV.
+
+A study is what may stand in one table: one benchmark with the same images and one family of shifts (one source and its
+targets, or each domain left out once). A row of it is one setting; its records differ in seed and shift only. A mean is
+over seeds and nothing else:
+
+    cell       a domain's accuracy, mean over the row's seeds
+    source     per seed: mean over the sources of a shift, then over the shifts; then the mean over seeds
+    shifted    per seed: mean over all targets; then the mean over seeds
+    worst      the target domain with the lowest mean
+    gap        per seed: source - shifted; then the mean over seeds
+
+A cell is complete if each seed of the row has it. One that is not has no mean, and no average is made from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clipdg.errors import RecordError
+from clipdg.records import Record, digest, flatten, read_all
+from clipdg.statistics import mean_and_error, wilson_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics and how a number is written
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called and written: ``scale`` 100 makes percent of a fraction."""
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    scale: float = 100.0
+    decimals: int = 1
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("top1", "top-1 accuracy", "%", "higher"),
+        Metric("top5", "top-5 accuracy", "%", "higher"),
+        Metric("mean_per_class", "mean per-class accuracy", "%", "higher"),
+        Metric("worst_class", "accuracy on the worst class", "%", "higher"),
+        Metric("ece", "expected calibration error", "%", "lower"),
+        Metric("nll", "negative log-likelihood", "nats", "lower", 1.0, 2),
+    )
+}
+
+
+def format_mean(mean: float | None, error: float | None = None, metric: Metric = METRICS["top1"]) -> str:
+    """``"66.6 ± 2.5"``; ``"66.6"`` where there is no error; nothing where there is no mean. All outputs use it."""
+    if mean is None:
+        return ""
+    text = f"{mean * metric.scale:.{metric.decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    text = text.replace("-", "−")
+    return text if error is None else f"{text} ± {error * metric.scale:.{metric.decimals}f}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One record
+
+
+def seed_values(record: Record) -> tuple[tuple[str, Any], ...]:
+    """The settings that follow the seed, with their values: what two records of a row differ in."""
+    flat = flatten(record.content["config"])
+    return tuple((key, flat.get(key)) for key in sorted(record.content["seeded"]))
+
+
+def seed_name(record: Record) -> str:
+    """``"0"``; ``"0/1"`` where the settings that follow the seed are different numbers; ``"none"`` without a seed."""
+    values = dict.fromkeys(str(v) for k, v in sorted(seed_values(record), key=_seed_first) if isinstance(v, int))
+    return "/".join(values) or "none"
+
+
+def role(record: Record, domain: str) -> Literal["source", "target", "other"]:
+    shift = record.content["shift"]
+    return "source" if domain in shift["sources"] else "target" if domain in shift["targets"] else "other"
+
+
+def reported(record: Record, domain: str) -> Mapping[str, Any] | None:
+    """The evaluation that counts: the last step on "test", else on "out" (a source) or on "all" (a target)."""
+    for split in ("test", "out" if role(record, domain) == "source" else "all"):
+        found = [e for e in record.evaluations if e["domain"] == domain and e["split"] == split]
+        if found:
+            last = max(found, key=_step)
+            if sum(_step(e) == _step(last) for e in found) > 1:
+                raise RecordError(
+                    f"run {record.run_id} evaluates {domain}/{split} twice at step {last['step']}; "
+                    "delete its file and run it again"
+                )
+            return last
+    return None
+
+
+def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Every evaluation below the folders, one a row, sorted by run.
+
+    Columns: run_id, row (the label used in reports), group (the same for records that differ in the seed only),
+    benchmark, shift, role (source, target, other), domain, split, step, reported (is it the one reports use), seed,
+    backbone, weights, method, shots, num_images, then a column per metric: fractions in [0, 1], nll in nats.
+
+    Raises RecordError if there is no record or if a file is none (`clipdg report` reports the rest).
+    """
+    import pandas as pd
+
+    paths = [folders] if isinstance(folders, str | Path) else folders
+    records, errors = read_all([Path(p) for p in paths])
+    if errors:
+        raise RecordError("; ".join(map(str, errors)))
+    if not records:
+        raise RecordError(f"no record below {', '.join(map(str, paths))}")
+    labels = {r.run_id: row.label for study in studies(records) for row in study.rows for r in row.records}
+    table = []
+    for record in sorted(records, key=lambda r: r.run_id):
+        config = flatten(record.content["config"])
+        best = {id(e) for e in (reported(record, d) for d in dict.fromkeys(e["domain"] for e in record.evaluations))}
+        for e in record.evaluations:
+            table.append(
+                {
+                    "run_id": record.run_id,
+                    "row": labels[record.run_id],
+                    "group": record.group,
+                    "benchmark": benchmark_name(record),
+                    "shift": record.content["shift"]["name"],
+                    "role": role(record, e["domain"]),
+                    "domain": e["domain"],
+                    "split": e["split"],
+                    "step": e["step"],
+                    "reported": id(e) in best,
+                    "seed": seed_name(record),
+                    "backbone": record.content["weights"]["backbone"],
+                    "weights": record.content["weights"]["tag"],
+                    "method": method_name(record),
+                    "shots": config.get("shots", config.get("method.shots")),
+                    "num_images": e["num_images"],
+                    **{m: e["metrics"].get(m) for m in METRICS},
+                    **{m: v for m, v in e["metrics"].items() if m not in METRICS},
+                }
+            )
+    frame = pd.DataFrame(table)
+    metrics = list(frame.columns[list(frame.columns).index("num_images") + 1 :])
+    return frame.astype({**dict.fromkeys(metrics, "float64"), "shots": "Int64"})
+
+
+def method_name(record: Record) -> str:
+    return _named(record.content["config"], "method")
+
+
+def benchmark_name(record: Record) -> str:
+    return str(record.content["data"]["benchmark"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Studies: which records may stand in one table
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: the records of a setting, over seeds and shifts."""
+
+    label: str
+    records: tuple[Record, ...]
+
+    @cached_property
+    def seeds(self) -> tuple[str, ...]:
+        """The row's seeds, by name, wherever they occur."""
+        return tuple(sorted({seed_name(r) for r in self.records}, key=natural))
+
+    @cached_property
+    def runs(self) -> Mapping[tuple[str, str], Record]:
+        """(shift, seed) -> record."""
+        return {(r.content["shift"]["name"], seed_name(r)): r for r in self.records}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings measured on the same shifts of the same benchmark."""
+
+    title: str
+    slug: str  # for file names
+    shifts: tuple[Mapping[str, Any], ...]  # {name, sources, targets}
+    rows: tuple[Setting, ...]  # the highest mean on the shifted domains first
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(r for row in self.rows for r in row.records)
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that at least one evaluation has."""
+        have = {k for r in self.records for e in r.evaluations for k, v in e["metrics"].items() if v is not None}
+        return tuple(m for m in METRICS.values() if m.name in have)
+
+
+def studies(records: Sequence[Record]) -> list[Study]:
+    """Records sorted into what is comparable, by benchmark. Raises RecordError if a setting has the same seed twice."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_study_key(record), []).append(record)
+    found = [_study(group) for group in groups.values()]
+    found.sort(key=lambda s: (natural(s.title), [sorted(shift["sources"]) for shift in s.shifts], s.records[0].run_id))
+    titles = [s.title for s in found]
+    result, slugs = [], set[str]()
+    for study in found:
+        title = study.title
+        if titles.count(title) > 1:
+            title += f" ({describe_shifts(study)}; data {study.records[0].content['data']['fingerprint'][:8]})"
+        slug = re.sub(r"[^a-z0-9]+", "-", study.title.lower()).strip("-") or "benchmark"
+        slug = next(s for s in (slug, *(f"{slug}-{i}" for i in range(2, len(found) + 2))) if s not in slugs)
+        slugs.add(slug)
+        result.append(Study(title, slug, study.shifts, study.rows))
+    return result
+
+
+def describe_shifts(study: Study) -> str:
+    """``photo → cartoon, sketch``; ``each of art, photo, sketch left out once``."""
+    if len(study.shifts) == 1:
+        shift = study.shifts[0]
+        return f"{', '.join(shift['sources'])} → {', '.join(shift['targets'])}"
+    if all(len(s["targets"]) == 1 for s in study.shifts):
+        return f"each of {', '.join(s['targets'][0] for s in study.shifts)} left out once"
+    return "; ".join(f"{', '.join(s['sources'])} → {', '.join(s['targets'])}" for s in study.shifts)
+
+
+def _study_key(record: Record) -> str:
+    seeded, shift = record.content["seeded"], record.content["shift"]
+    settings = {
+        k: v for k, v in flatten(record.content["config"]).items() if k.startswith("benchmark") and k not in seeded
+    }
+    data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
+    family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
+    return digest([benchmark_name(record), settings, data, family])
+
+
+def _row_key(record: Record) -> str:
+    """Record.group without the shift: leave-one-out makes one row of several shifts."""
+    config = {k: v for k, v in record.content["config"].items() if k != "shift"}
+    return Record({**record.content, "config": config, "shift": None}).group
+
+
+def _study(records: list[Record]) -> Study:
+    grouped: dict[str, dict[tuple[str, Any], Record]] = {}
+    for record in sorted(records, key=lambda r: r.run_id):
+        runs = grouped.setdefault(_row_key(record), {})
+        key = (record.content["shift"]["name"], seed_name(record))
+        if key in runs:
+            raise RecordError(_twice(runs[key], record))
+        runs[key] = record
+    # A mean is over records that differ in the seed and in nothing else: asserted here, once, for all tables.
+    for runs in grouped.values():
+        for name in {shift for shift, _ in runs}:
+            assert len({r.group for (shift, _), r in runs.items() if shift == name}) == 1
+
+    # The benchmark's own order of domains if the records agree on it, else the alphabet's.
+    orders = {tuple(r.content["data"]["num_images"]) for r in records}
+    order = list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
+    place = {domain: i for i, domain in enumerate(order)}
+    shifts = {r.content["shift"]["name"]: r.content["shift"] for r in records}
+    for record in records:
+        assert shifts[record.content["shift"]["name"]] == record.content["shift"], "one name for two shifts"
+    ordered = tuple(
+        shifts[name]
+        for name in sorted(shifts, key=lambda n: ([place.get(d, len(order)) for d in shifts[n]["targets"]], n))
+    )
+    keys = sorted(grouped)
+    rows = [list(grouped[k].values()) for k in keys]
+    settings = [
+        Setting(label, tuple(sorted(row, key=lambda r: (natural(seed_name(r)), r.content["shift"]["name"]))))
+        for label, row in zip(_labels(rows, keys), rows, strict=True)
+    ]
+    study = Study(benchmark_name(records[0]), "", ordered, tuple(settings))
+    shifted = {row.label: row.cells["shifted"].mean for row in table(study).rows}
+    settings.sort(key=lambda s: (-(-1.0 if (mean := shifted[s.label]) is None else mean), natural(s.label)))
+    return Study(study.title, "", ordered, tuple(settings))
+
+
+def _twice(first: Record, second: Record) -> str:
+    versions = [r.content["versions"] for r in (first, second)]
+    differing = sorted(k for k in {*versions[0], *versions[1]} if versions[0].get(k) != versions[1].get(k))
+    why = f" (versions differ: {', '.join(differing)})" if differing else ""
+    return (
+        f"runs {first.run_id} and {second.run_id} are the same setting, shift and seed {seed_name(first)}{why}; "
+        "report them from different folders or delete one"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
+    """A name per row: ``config.label``, else the method, the backbone if there are several, and what tells it apart."""
+    configs = [flatten(r[0].content["config"]) for r in rows]
+    methods = [method_name(r[0]) for r in rows]
+    given = [r[0].content["config"].get("label") for r in rows]
+    backbones = [_backbone(r[0]) for r in rows]
+    several = {b[0] for b in backbones}
+    heads = []
+    for method, label, (name, tag) in zip(methods, given, backbones, strict=True):
+        tags = {t for n, t in backbones if n == name}
+        backbone = ([name] if len(several) > 1 else []) + ([tag] if len(tags) > 1 else [])
+        heads.append([label] if label else [method, *backbone])
+    names = [list(head) for head in heads]
+    # Settings that split rows of one method (or of one given label) further, the shots first, until all are apart.
+    for i, config in enumerate(configs):
+        if given[i] and given.count(given[i]) == 1:
+            continue
+        peers = [j for j in range(len(rows)) if methods[j] == methods[i] and (not given[i] or given[j] == given[i])]
+        apart: list[str] = []
+        candidates = sorted({k for j in peers for k in configs[j] if not _identity(k, rows[j][0])}, key=_shots_first)
+        for key in candidates:
+            alike = [[(heads[j], [configs[j].get(k) for k in [*apart, *more]]) for j in peers] for more in ([], [key])]
+            if _num_different(alike[1]) > _num_different(alike[0]):
+                apart.append(key)
+        names[i] += [text for key in apart if (text := _setting(key, config.get(key)))]
+    labels = [", ".join(name) for name in names]
+    return [f"{x} #{key[:6]}" if labels.count(x) > 1 else x for x, key in zip(labels, keys, strict=True)]
+
+
+def _identity(key: str, record: Record) -> bool:
+    """Settings that never tell two rows apart by themselves."""
+    return (
+        key in ("label", "shift")
+        or key.startswith(("backbone", "benchmark", "shift."))
+        or key in record.content["seeded"]
+    )
+
+
+def _setting(key: str, value: Any) -> str:
+    name = key.rsplit(".", 1)[-1]
+    if name == "shots":
+        return "all images" if value is None else f"{value} shot{'s' * (value != 1)}"
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return name
+    if isinstance(value, list) and len(value) != 1:
+        return f"{len(value)} {name}"
+    text = str(value[0] if isinstance(value, list) else value)
+    return f"{name}={text if len(text) <= 40 else text[:39] + '…'}"
+
+
+def _backbone(record: Record) -> tuple[str, str]:
+    seeded = "backbone.weights" in record.content["seeded"]
+    weights = record.content["weights"]
+    return str(weights["backbone"]), "" if seeded else str(weights["tag"])
+
+
+def _num_different(values: Sequence[object]) -> int:
+    return len({repr(v) for v in values})
+
+
+def _shots_first(key: str) -> tuple[int, str]:
+    return (0 if key.endswith("shots") else 1 if key.startswith("method.") else 2, key)
+
+
+def _seed_first(pair: tuple[str, Any]) -> tuple[bool, str]:
+    return (pair[0] != "seed", pair[0])
+
+
+def _step(evaluation: Mapping[str, Any]) -> int:
+    return -1 if evaluation["step"] is None else int(evaluation["step"])
+
+
+def _named(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key)
+    return str(value["name"] if isinstance(value, Mapping) else value)
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``"4 shots"`` comes before ``"16 shots"``."""
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in re.split(r"([0-9]+)", text) if p]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a row: ``values`` by seed, of the ``expected`` seeds that the row has."""
+
+    values: Mapping[str, float]
+    expected: int
+    note: str = ""  # the worst domain's name
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def summary(self) -> tuple[float | None, float | None]:
+        """Mean and standard error over the seeds; both None if a seed is missing."""
+        return mean_and_error(list(self.values.values())) if self.n == self.expected else (None, None)
+
+    @property
+    def mean(self) -> float | None:
+        return self.summary[0]
+
+    @property
+    def error(self) -> float | None:
+        return self.summary[1]
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str
+    head: str
+    role: Literal["source", "target", "average"]
+    num_images: tuple[int, ...] = ()  # the different numbers of images that its runs were tested on, ascending
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    seeds: tuple[str, ...]
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Method x domain, with the averages as last columns: source, shifted, worst, gap."""
+
+    metric: Metric
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    compared: tuple[str, ...]  # labels of the rows among which best and second best are marked
+    marks: Mapping[tuple[str, str], Literal["best", "second"]] = field(default_factory=dict)  # (label, column key)
+
+    def only(self, keys: Iterable[str]) -> Table:
+        """The same table with fewer columns."""
+        wanted = set(keys)
+        return Table(
+            self.metric, tuple(c for c in self.columns if c.key in wanted), self.rows, self.compared, self.marks
+        )
+
+    @property
+    def domains(self) -> tuple[Column, ...]:
+        return tuple(c for c in self.columns if c.role != "average")
+
+    @property
+    def incomplete(self) -> list[tuple[str, str, Cell]]:
+        """(row, domain, cell) wherever a seed of the row is missing."""
+        return [
+            (r.label, c.head, r.cells[c.key]) for r in self.rows for c in self.domains if r.cells[c.key].mean is None
+        ]
+
+    def text(self, row: Row, column: Column) -> str:
+        """``"66.6 ± 2.5"``; ``"2/3"``, seeds done of seeds expected, where the mean is missing."""
+        cell = row.cells[column.key]
+        if cell.mean is None:
+            return f"{cell.n}/{cell.expected}" if column.role != "average" else ""
+        return format_mean(cell.mean, cell.error, self.metric)
+
+
+def robustness(records: Sequence[Record], metric: str = "top1") -> Table:
+    """Method x domain for records of one study. Raises RecordError if they belong to several."""
+    found = studies(records)
+    if len(found) != 1:
+        names = "; ".join(f"{s.title}: {describe_shifts(s)}" for s in found)
+        raise RecordError(f"{len(records)} records of {len(found)} studies do not make one table ({names})")
+    return table(found[0], metric)
+
+
+def table(study: Study, metric: str = "top1") -> Table:
+    """The study's table of one metric."""
+    # Within one shift each domain has a column; over several, a source's number would mix classifiers that were
+    # trained on different domains, so only targets have one.
+    places = [(s["name"], d, "target") for s in study.shifts for d in s["targets"]]
+    if len(study.shifts) == 1:
+        places = [(study.shifts[0]["name"], d, "source") for d in study.shifts[0]["sources"]] + places
+    heads = [d for _, d, _ in places]
+    columns = []
+    for name, domain, kind in places:
+        shift = next(s for s in study.shifts if s["name"] == name)
+        head = domain if heads.count(domain) == 1 else f"{', '.join(shift['sources'])} → {domain}"
+        counts = {
+            e["num_images"]
+            for r in study.records
+            if r.content["shift"]["name"] == name and (e := reported(r, domain)) is not None
+        }
+        columns.append(
+            Column(f"{name}/{domain}", head, "source" if kind == "source" else "target", tuple(sorted(counts)))
+        )
+    columns += [
+        Column(key, head, "average")
+        for key, head in (("source", "source"), ("shifted", "shifted"), ("worst", "worst domain"), ("gap", "gap"))
+    ]
+    spec = METRICS[metric]
+    rows = tuple(_row(study, setting, columns, spec) for setting in study.rows)
+    compared = _comparable(study)
+    return Table(spec, tuple(columns), rows, compared, _marks(rows, columns, compared, spec))
+
+
+def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metric) -> Row:
+    def value(shift: str, seed: str, domain: str) -> float | None:
+        record = setting.runs.get((shift, seed))
+        evaluation = reported(record, domain) if record else None
+        number = evaluation["metrics"].get(metric.name) if evaluation else None
+        return None if number is None else float(number)
+
+    def mean(numbers: list[float | None]) -> float | None:
+        there = [x for x in numbers if x is not None]
+        return sum(there) / len(there) if there and len(there) == len(numbers) else None
+
+    def cell(by_seed: Mapping[str, float | None], note: str = "") -> Cell:
+        return Cell({s: x for s, x in by_seed.items() if x is not None}, len(setting.seeds), note)
+
+    cells = {}
+    for shift in study.shifts:
+        for domain in (*shift["sources"], *shift["targets"]):
+            key = f"{shift['name']}/{domain}"
+            cells[key] = cell({seed: value(shift["name"], seed, domain) for seed in setting.seeds})
+    source = {
+        seed: mean([mean([value(s["name"], seed, d) for d in s["sources"]]) for s in study.shifts])
+        for seed in setting.seeds
+    }
+    shifted = {
+        seed: mean([value(s["name"], seed, d) for s in study.shifts for d in s["targets"]]) for seed in setting.seeds
+    }
+    cells["source"], cells["shifted"] = cell(source), cell(shifted)
+    gap = {s: a - b if (a := source[s]) is not None and (b := shifted[s]) is not None else None for s in setting.seeds}
+    cells["gap"] = cell(gap)
+
+    targets = [c for c in columns if c.role == "target"]
+    means = [m for c in targets if (m := cells[c.key].mean) is not None]
+    if len(means) == len(targets):
+        worst = targets[means.index(min(means) if metric.better == "higher" else max(means))]
+        cells["worst"] = Cell(cells[worst.key].values, len(setting.seeds), worst.head)
+    else:
+        cells["worst"] = Cell({}, len(setting.seeds))
+    shown = {c.key for c in columns}
+    return Row(setting.label, setting.seeds, {k: c for k, c in cells.items() if k in shown})
+
+
+def _comparable(study: Study) -> tuple[str, ...]:
+    """Rows tested on the same images: all, or, where the images follow the seed, the most that share their seeds."""
+    classes: dict[tuple[str, ...], list[str]] = {}
+    for row in study.rows:
+        follows = "benchmark.seed" in row.records[0].content["seeded"]
+        classes.setdefault(row.seeds if follows else (), []).append(row.label)
+    return tuple(max(classes.items(), key=lambda item: (len(item[1]), len(item[0]), item[0]))[1])
+
+
+def _marks(
+    rows: Sequence[Row], columns: Sequence[Column], compared: Sequence[str], metric: Metric
+) -> dict[tuple[str, str], Literal["best", "second"]]:
+    """Best and second best by the number as printed, so that equal numbers are marked equally; a gap has no best."""
+    marks: dict[tuple[str, str], Literal["best", "second"]] = {}
+    sign = 1 if metric.better == "higher" else -1
+    for column in columns:
+        values = {
+            r.label: sign * round(mean * metric.scale, metric.decimals)
+            for r in rows
+            if r.label in compared and (mean := r.cells[column.key].mean) is not None
+        }
+        if column.key == "gap":
+            continue
+        ranks = sorted(set(values.values()), reverse=True)
+        if len(ranks) < 2:
+            continue
+        for label, number in values.items():
+            if number == ranks[0]:
+                marks[label, column.key] = "best"
+            elif number == ranks[1]:
+                marks[label, column.key] = "second"
+    return marks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Single runs
+
+
+@dataclass(frozen=True)
+class Single:
+    """One accuracy of one run, with its 95 % Wilson interval over images: no statement about other seeds."""
+
+    label: str
+    seed: str
+    run_id: str
+    shift: str
+    domain: str
+    role: str
+    split: str
+    step: int | None
+    num_images: int
+    top1: float
+    low: float
+    high: float
+
+
+def singles(study: Study) -> list[Single]:
+    """Every reported top-1 accuracy of every run."""
+    found = []
+    for row in study.rows:
+        for r in row.records:
+            shift = r.content["shift"]
+            for domain in (*shift["sources"], *shift["targets"]):
+                e = reported(r, domain)
+                if e is None or (top1 := e["metrics"].get("top1")) is None:
+                    continue
+                low, high = wilson_interval(top1, e["num_images"])
+                found.append(
+                    Single(row.label, seed_name(r), r.run_id, shift["name"], domain, role(r, domain), e["split"],
+                           e["step"], e["num_images"], top1, low, high)
+                )  # fmt: skip
+    return found
+
+
+def singles_csv(found: Sequence[Single]) -> str:
+    """Fractions; ``wilson_low`` and ``wilson_high`` are the 95 % interval over the images of that one run."""
+    head = ["method", "seed", "run_id", "shift", "domain", "role", "split", "step", "num_images", "top1",
+            "wilson_low", "wilson_high"]  # fmt: skip
+    lines = [
+        [s.label, s.seed, s.run_id, s.shift, s.domain, s.role, s.split, "" if s.step is None else s.step, s.num_images,
+         s.top1, round(s.low, 6), round(s.high, 6)]
+        for s in found
+    ]  # fmt: skip
+    return _csv([head, *lines])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def to_csv(t: Table) -> str:
+    """Full precision, fractions (nll in nats): for each column the mean, ``_se`` over seeds, ``_n`` seeds of it."""
+    head = ["method", "seeds"]
+    for c in t.columns:
+        head += [c.head, f"{c.head}_se", f"{c.head}_n"] + ([f"{c.head}_name"] if c.key == "worst" else [])
+    lines = []
+    for row in t.rows:
+        line: list[object] = [row.label, len(row.seeds)]
+        for c in t.columns:
+            cell = row.cells[c.key]
+            line += ["" if x is None else round(x, 10) for x in cell.summary] + [cell.n]
+            line += [cell.note] if c.key == "worst" else []
+        lines.append(line)
+    return _csv([head, *lines])
+
+
+def to_markdown(t: Table) -> str:
+    """A pipe table; best bold, second best in italics."""
+    lines = ["| method | seeds |" + "".join(f" {escape_markdown(_head(c))} |" for c in t.columns)]
+    lines.append("| :--- | ---: |" + " ---: |" * len(t.columns))
+    for row in t.rows:
+        cells = []
+        for c in t.columns:
+            text, mark = t.text(row, c), t.marks.get((row.label, c.key))
+            text = f"**{text}**" if mark == "best" else f"*{text}*" if mark == "second" else text
+            note = row.cells[c.key].note
+            cells.append(f"{text} ({escape_markdown(note)})" if note else text)
+        lines.append(f"| {escape_markdown(row.label)} | {len(row.seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(t: Table, caption: str, label: str) -> str:
+    """A ``table`` for ``\\usepackage{booktabs}``; best bold, second best underlined; decimals aligned by phantoms."""
+    errors = [t.text(r, c).partition(" ± ")[2] for r in t.rows for c in t.columns if r.cells[c.key].mean is not None]
+    width = max(map(len, errors), default=0)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{escape_latex(caption)}}}",
+        f"\\label{{tab:{label}}}",
+        f"\\begin{{tabular}}{{lr{'r' * len(t.columns)}}}",
+        "\\toprule",
+        "method & seeds & " + " & ".join(escape_latex(_head(c)) for c in t.columns) + " \\\\",
+        "\\midrule",
+    ]
+    for row in t.rows:
+        cells = []
+        for c in t.columns:
+            mean, _, error = t.text(row, c).partition(" ± ")
+            mark = t.marks.get((row.label, c.key))
+            mean = escape_latex(mean)
+            mean = f"\\textbf{{{mean}}}" if mark == "best" else f"\\underline{{{mean}}}" if mark == "second" else mean
+            if width and mean:
+                zeros = "0" * (width - len(error))
+                pad = f"\\phantom{{{zeros}}}" if zeros else ""
+                mean += f" $\\pm$ {pad}{error}" if error else f"\\phantom{{ $\\pm$ {'0' * width}}}"
+            note = row.cells[c.key].note
+            cells.append(f"{mean} {escape_latex(note)}" if note else mean)
+        lines.append(f"{escape_latex(row.label)} & {len(row.seeds)} & " + " & ".join(cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "√": r"$\surd$", "×": r"$\times$", "…": r"\dots{}", "–": "--",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+def escape_markdown(text: str) -> str:
+    """Text that a Markdown table shows as it is; an underscore inside a word needs no escape."""
+    text = re.sub(r"([\\|*`<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def _head(column: Column) -> str:
+    return f"{column.head} (source)" if column.role == "source" else column.head
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
