@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError
 from clipdg.images import preprocess
-from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded
+from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 MODELS = ("vit", "resnet")
@@ -242,6 +242,10 @@ class TinyImage(nn.Module):
         """What, beside the tensors and the preprocessing, makes this function."""
         return {"family": "tiny", "sizes": dataclasses.asdict(self.sizes)}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of these weights holds."""
+        return tensors_of(self)
+
     def preprocess(self, image: Image.Image) -> Tensor:
         """One RGB image -> (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
@@ -265,7 +269,7 @@ class Tiny(TinyImage):
         self.tokenizer = Tokenizer(words, architecture.context_length)
         self.image_projection = nn.Linear(self.image.width, self.embed_dim)
         self.text = Text(len(self.tokenizer), architecture, self.embed_dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's initial temperature
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's initial temperature
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -273,7 +277,12 @@ class Tiny(TinyImage):
 
     @property
     def logit_scale(self) -> float:
-        return self.log_scale.exp().item()
+        return self.scale.exp().item()
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """What training learns; ``logit_scale`` is its exponential."""
+        return self.scale
 
     @property
     def text_tower(self) -> TextTower:
@@ -281,7 +290,7 @@ class Tiny(TinyImage):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
-        return self.tokenizer(texts).to(self.log_scale.device)
+        return self.tokenizer(texts).to(self.scale.device)
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
         """The words that no caption had: spelled by letters, they mean nothing to these weights."""
@@ -300,7 +309,7 @@ class Tiny(TinyImage):
         """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
         image = F.normalize(self.encode_image(images), dim=1)
         text = F.normalize(self.encode_text(tokens), dim=1)
-        logits = self.log_scale.exp() * image @ text.T
+        logits = self.scale.exp() * image @ text.T
         return logits, logits.T
 
 

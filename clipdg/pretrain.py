@@ -1,0 +1,603 @@
+"""Contrastive pre-training on image-text pairs: the symmetric cross-entropy over the batch (ITC loss).
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv:2103.00020, section
+2.3: each image is to find its text among the batch's and each text its image; the temperature is learnt as a logarithm
+and keeps the logits' scale below 100; AdamW without decay on gains and biases; linear warm-up, then a cosine.
+
+The defaults are the recipe of ``tiny``. Pairs come from the built-in web mix, a folder, a Hugging Face dataset or
+webdataset shards. On one machine, with one number of threads, the same settings give the same weights.
+
+Legend: N images of this process, B of all processes, D features, L tokens, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import signal
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipdg import catalog, records
+from clipdg.core import ClipBackbone, Preprocessing
+from clipdg.errors import ConfigError, DataError, DivergedError
+from clipdg.images import ENDINGS, augment_light, decode, normalize, to_uint8
+from clipdg.trainer import Progress, make, quiet
+from clipdg.weights import fingerprint, frozen, pack
+
+MAX_SCALE = 100.0
+IN_MEMORY = 512 * 2**20  # bytes of decoded images; more are decoded anew in each epoch
+
+
+@dataclass
+class PretrainConfig:
+    """What decides the weights. ``data``: miniatures (the web mix), folder, datasets or webdataset, the last three at
+    ``root``: a folder, the id of a dataset on the hub, or a .tar file. ``weights``: where training starts; None is
+    a fresh ``tiny``, for another family its default weights. ``size``: pixels a side, for a fresh ``tiny`` only.
+    """
+
+    data: str = "miniatures"
+    root: str | None = None
+    num_pairs: int = field(default=9_000, metadata={"min": 2})  # of the web mix; elsewhere all there are
+    backbone: str = "tiny"
+    weights: str | None = None
+    size: int = field(default=32, metadata={"min": 8})
+    seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
+    epochs: int = field(default=10, metadata={"min": 1})
+    batch_size: int = field(default=96, metadata={"min": 2})
+    lr: float = field(default=3e-3, metadata={"min": 0.0})
+    weight_decay: float = field(default=0.05, metadata={"min": 0.0})
+    beta1: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    beta2: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0})  # CLIP's for ViTs
+    warmup: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})  # share of the steps
+    augment: Literal["light", "none"] = "light"
+    name: str | None = None  # of the file; None: the backbone and the seed
+
+
+@runtime_checkable
+class Trainable(ClipBackbone, Protocol):
+    """A CLIP backbone that can be trained and stored."""
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """What training learns; ``logit_scale`` is its exponential."""
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """What, beside the tensors and the preprocessing, makes this function."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of these weights holds."""
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' features in the order of their ranks, with gradients back to where they came from."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.num = len(features)
+        parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, features.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # Every process's loss depends on these features, so their gradients add up.
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[dist.get_rank() * ctx.num :][: ctx.num]
+
+
+def gather(features: Tensor) -> Tensor:
+    """(N, D) of each process -> (B, D) on all of them; ``features`` itself where there is one process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features
+    gathered: Tensor = _Gather.apply(features)  # type: ignore[no-untyped-call]  # torch has no hints for apply
+    return gathered
+
+
+def itc_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """(N, D) features of N pairs -> the mean over images and over texts of the cross-entropy among all B.
+
+    Each process scores its own N rows against all B columns. Averaged over processes, as DistributedDataParallel
+    averages gradients, this is the loss of the joined batch; all processes must have the same N.
+    """
+    image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
+    all_image, all_text = gather(image), gather(text)
+    first = dist.get_rank() * len(image) if len(all_image) > len(image) else 0
+    own = torch.arange(first, first + len(image), device=image.device)
+    per_image = scale * image @ all_text.T  # (N, B)
+    per_text = scale * text @ all_image.T  # (N, B)
+    return (F.cross_entropy(per_image, own) + F.cross_entropy(per_text, own)) / 2
+
+
+class ContrastivePretraining(lightning.LightningModule):
+    """Trains every parameter of a CLIP backbone on batches of (images (N, 3, S, S), tokens (N, L)).
+
+    uint8 images are augmented and normalised here, on the device; images of another type are taken as they are.
+    """
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        lr: float = 3e-3,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.98),
+        warmup: float = 0.05,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Trainable) or not isinstance(backbone, nn.Module):
+            raise ConfigError(f"{backbone.name} cannot be pre-trained on texts: it is not a CLIP with both encoders")
+        self.backbone = backbone
+        self.backbone.requires_grad_(True).train()
+        self.lr, self.weight_decay, self.betas, self.warmup = lr, weight_decay, betas, warmup
+        self.augment, self.seed = augment, seed
+        self.loss = math.nan  # of the step before
+        self._generator: torch.Generator | None = None
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """-> the ITC loss of these pairs."""
+        backbone = self.backbone
+        scale = backbone.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+        return itc_loss(backbone.encode_image(images), backbone.encode_text(tokens), scale)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        images, tokens = batch
+        loss = self(self.prepare(images), tokens)
+        self.loss = loss.item()
+        if not math.isfinite(self.loss):
+            raise DivergedError(
+                f"the loss is {self.loss} at step {self.global_step}: pre-training diverged; lower lr ({self.lr:g})"
+            )
+        return cast(Tensor, loss)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 -> augmented and normalised."""
+        if images.dtype != torch.uint8:
+            return images
+        if self.augment:
+            images = augment_light(images, self.generator)
+        return normalize(images, self.backbone.preprocessing)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Of the augmentation: another one in each process."""
+        if self._generator is None:
+            self._generator = generator(self.seed, 1, dist.get_rank() if dist.is_initialized() else 0)
+        return self._generator
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.backbone.log_scale.clamp_(max=math.log(MAX_SCALE))
+
+    def configure_optimizers(self) -> Any:
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim <= 1]  # gains, biases, the temperature
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate's factor: a line from 0 for the first ``warmup`` of the steps under a cosine over all."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(cosine, (step + 1) / max(1, int(warmup * steps)))
+
+
+def generator(*words: int) -> torch.Generator:
+    """A CPU generator for these numbers (seed, purpose, ...)."""
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+# ---- pairs ----
+
+
+class ImageTextPairs:
+    """Images with a caption each, as uint8 (3, S, S); few are decoded once and kept, many whenever they are asked for.
+
+    ``digest`` is over the stored bytes of all images and the captions.
+    """
+
+    def __init__(
+        self, captions: Sequence[str], read: Callable[[int], Tensor], digest: str, pixels: Tensor | None = None
+    ) -> None:
+        self.captions, self.digest = list(captions), digest
+        self._read, self._pixels = read, pixels
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """(N,) -> (N, 3, S, S) uint8, channels_last in memory. Raises DataError naming an image that is none."""
+        if self._pixels is not None:
+            return self._pixels[indices]
+        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # Pillow releases the GIL
+            return torch.stack(list(pool.map(self._read, indices.tolist()))).contiguous(
+                memory_format=torch.channels_last
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pairs come from: either pixels that are drawn already, or stored image files and how to read one."""
+
+    captions: Sequence[str]
+    names: Sequence[str] = ()
+    read: Callable[[int], bytes] | None = None
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None  # (N, S, S, 3)
+
+    def pairs(self, spec: Preprocessing) -> ImageTextPairs:
+        """The pairs at a backbone's size. Every file's kind is checked here; in memory, every image is decoded."""
+        sha = hashlib.sha256(records.canonical(list(self.captions)))
+        if self.pixels is not None:
+            assert self.pixels.shape[1:] == (spec.size, spec.size, 3)
+            sha.update(np.ascontiguousarray(self.pixels).data)
+            pixels = torch.from_numpy(self.pixels).permute(0, 3, 1, 2)  # a view: channels_last
+            return ImageTextPairs(self.captions, lambda i: pixels[i], sha.hexdigest(), pixels)
+        file, names = self.read, self.names
+        assert file is not None
+
+        def image(index: int) -> Tensor:
+            return to_uint8(decode(file(index), names[index]), spec)
+
+        num = len(self.captions)
+        few = num * 3 * spec.size**2 <= IN_MEMORY
+        kept = torch.empty((num, 3, spec.size, spec.size) if few else (0,), dtype=torch.uint8)
+        if few:
+            kept = kept.contiguous(memory_format=torch.channels_last)
+        for i in range(num):
+            content = file(i)
+            sha.update(hashlib.sha256(content).digest())
+            if few:
+                kept[i] = to_uint8(decode(content, names[i]), spec)
+            elif not content:
+                raise DataError(f"{names[i]} is empty: 0 bytes")
+        return ImageTextPairs(self.captions, image, sha.hexdigest(), kept if few else None)
+
+
+def open_source(config: PretrainConfig, size: int) -> Source:
+    """The pairs that a configuration names. Raises ConfigError or DataError naming what is missing."""
+    if config.data == "miniatures":
+        web = catalog.plugin("benchmarks", "miniatures").web
+        pixels, captions = web(config.seed, config.num_pairs, size)
+        return Source(captions, pixels=pixels)
+    openers = {"folder": from_folder, "datasets": from_datasets, "webdataset": from_webdataset}
+    if config.data not in openers:
+        known = ["miniatures", *openers]
+        raise ConfigError(
+            f"no pairs '{config.data}'.{catalog.nearest(config.data, known)} There are: {', '.join(known)}."
+        )
+    if config.root is None:
+        raise ConfigError(f"data={config.data} needs root=…, the place where the images and their captions lie")
+    source = openers[config.data](config.root)
+    if not source.captions:
+        raise DataError(f"{config.root} has no images with captions")
+    return source
+
+
+def from_folder(root: str) -> Source:
+    """``x.jpg`` beside ``x.txt``, or a metadata.csv or metadata.jsonl of file_name and text (or caption)."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no folder {root}")
+    metadata = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
+    if len(metadata) > 1:
+        raise DataError(f"{root} has both metadata.csv and metadata.jsonl; remove the one that is not meant")
+    listed = _from_metadata(folder, metadata[0]) if metadata else _from_neighbours(folder)
+    paths = [folder / name for name, _ in listed]
+    return Source(
+        [_caption(text, str(folder / name)) for name, text in listed],
+        [str(p) for p in paths],
+        lambda i: _bytes(paths[i]),
+    )
+
+
+def _from_neighbours(folder: Path) -> list[tuple[str, str]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    images = [p for p in files if p.suffix.lower() in ENDINGS]
+    stems = {p.with_suffix("") for p in images}
+    for p in files:
+        if p.suffix == ".txt" and p.with_suffix("") not in stems:
+            raise DataError(f"{p} is a caption without an image beside it ({', '.join(ENDINGS)})")
+    listed = []
+    for p in images:
+        caption = p.with_suffix(".txt")
+        if not caption.is_file():
+            raise DataError(
+                f"{p} has no caption: there is no {caption.name} beside it, nor a metadata file in {folder}"
+            )
+        listed.append((p.relative_to(folder).as_posix(), _text(_bytes(caption), str(caption))))
+    return listed
+
+
+def _from_metadata(folder: Path, path: Path) -> list[tuple[str, str]]:
+    text = _text(_bytes(path), str(path)).removeprefix("\ufeff")
+    try:
+        if path.suffix == ".csv":
+            rows: list[Any] = list(csv.DictReader(text.splitlines(keepends=True)))
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    listed = []
+    for number, row in enumerate(rows, start=2 if path.suffix == ".csv" else 1):
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{path}, row {number}: no file_name")
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path}, row {number}: {name} lies outside the folder")
+        if not (folder / name).is_file():
+            raise DataError(f"{path}, row {number}: there is no {folder / name}")
+        listed.append((name, row["text"] if "text" in row else row.get("caption")))
+    return listed
+
+
+def from_datasets(root: str) -> Source:
+    """A saved Hugging Face dataset or one on the hub, with a column of images and one called text or caption."""
+    import datasets
+
+    try:
+        if Path(root).expanduser().exists():
+            found = datasets.load_from_disk(str(Path(root).expanduser()))
+        else:
+            found = datasets.load_dataset(root)
+    except (FileNotFoundError, ValueError, RuntimeError, OSError) as error:
+        raise DataError(f"no dataset {root}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    if isinstance(found, datasets.DatasetDict):
+        if "train" not in found and len(found) > 1:
+            raise DataError(
+                f"{root} has the splits {', '.join(found)} and no 'train'; save the one that is meant alone"
+            )
+        found = found["train"] if "train" in found else next(iter(found.values()))
+    images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
+    texts = [name for name in ("text", "caption") if name in found.column_names]
+    if len(images) != 1 or not texts:
+        raise DataError(
+            f"{root} has the columns {', '.join(found.column_names)}; needed are one of images and one called text or "
+            "caption"
+        )
+    rows = found.cast_column(images[0], datasets.Image(decode=False))
+    column = rows.select_columns(images[0])
+    lock = threading.Lock()
+
+    def read(index: int) -> bytes:
+        with lock:
+            cell = column[index][images[0]]
+        if cell is None:
+            raise DataError(f"{root}, row {index}: no image")
+        return cell["bytes"] if cell["bytes"] is not None else _bytes(Path(cell["path"]))
+
+    names = [f"{root}, row {i}" for i in range(len(rows))]
+    captions = [_caption(text, name) for text, name in zip(rows[texts[0]][:], names, strict=True)]
+    return Source(captions, names, read)
+
+
+def from_webdataset(root: str) -> Source:
+    """One .tar or a folder of them; ``key.jpg`` and ``key.txt`` are a pair. Images are read in place, not unpacked."""
+    place = Path(root).expanduser()
+    shards = [place] if place.is_file() else sorted(place.glob("*.tar"))
+    if not shards:
+        raise DataError(f"{root} is neither a .tar file nor a folder that has some")
+    names: list[str] = []
+    captions: list[str] = []
+    where: list[tuple[Path, int, int]] = []  # shard, offset, bytes
+    for shard in shards:
+        images: dict[str, tarfile.TarInfo] = {}
+        texts: dict[str, str] = {}
+        try:
+            with tarfile.open(shard, "r:") as archive:
+                for member in archive:
+                    if member.isdir():
+                        continue
+                    if not member.isreg():
+                        raise DataError(f"{shard}: {member.name} is a link or a device; only plain files are read")
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, ending = base.partition(".")  # webdataset's rule: up to the first dot
+                    key = f"{folder}/{stem}"
+                    if f".{ending.lower()}" in ENDINGS:
+                        if key in images:
+                            raise DataError(f"{shard}: {member.name} and {images[key].name} have the same key")
+                        images[key] = member
+                    elif ending == "txt":
+                        content = archive.extractfile(member)
+                        assert content is not None
+                        texts[key] = _text(content.read(), f"{shard}: {member.name}")
+        except tarfile.TarError as error:
+            raise DataError(f"{shard} is not a whole, uncompressed .tar file: {error}") from error
+        for key, member in images.items():
+            names.append(f"{shard}: {member.name}")
+            captions.append(_caption(texts.get(key), names[-1]))
+            where.append((shard, member.offset_data, member.size))
+
+    def read(index: int) -> bytes:
+        shard, offset, size = where[index]
+        with open(shard, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return Source(captions, names, read)
+
+
+def _caption(text: object, name: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{name} has no caption")
+    return text.strip()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not text in UTF-8: {error}") from error
+
+
+class Batches:
+    """Batches of (uint8 images, tokens), shuffled anew each epoch; the last, smaller one is left out.
+
+    A batch has ``batch_size`` pairs over all processes; each takes every ``world``-th of them.
+    """
+
+    def __init__(self, pairs: ImageTextPairs, tokens: Tensor, batch_size: int, seed: int) -> None:
+        self.pairs, self.tokens, self.batch_size, self.seed = pairs, tokens, batch_size, seed
+        self.epoch = 0
+        if len(pairs) < batch_size:
+            raise ConfigError(f"batch_size={batch_size} is more than the {len(pairs)} pairs that there are")
+
+    def __len__(self) -> int:
+        return len(self.pairs) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.pairs), generator=generator(self.seed, 0, self.epoch))
+        self.epoch += 1
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if self.batch_size % world:
+            raise ConfigError(f"batch_size={self.batch_size} cannot be split evenly over {world} processes")
+        for batch in order[: len(self) * self.batch_size].view(-1, self.batch_size):
+            own = batch[rank::world]
+            yield self.pairs.images(own), self.tokens[own]
+
+
+# ---- one pre-training, top to bottom ----
+
+
+def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None) -> Path:
+    """Train and write ``out/<name>.safetensors``, which ``weights=PATH`` loads; the path is returned.
+
+    Raises DivergedError if a loss or a weight is not finite. Nothing is written before the end.
+    """
+    path = out / f"{file_name(config)}.safetensors"
+    family, _, model = config.backbone.partition(":")
+    plugin = catalog.plugin("backbones", family)
+    fresh = config.weights is None and hasattr(plugin, "initialise")
+    if config.size != 32 and not fresh:
+        raise ConfigError(f"size={config.size} is for a fresh tiny; {config.backbone} has the size of its weights")
+    if progress:
+        progress("opening the pairs", 0, 1)
+    if fresh:
+        source = open_source(config, config.size)
+        backbone = plugin.initialise(model or None, config.seed, source.captions, config.size)
+    else:
+        backbone = plugin.load(model or None, config.weights)
+        source = open_source(config, backbone.preprocessing.size)
+    start = "random" if backbone.weights.random else backbone.weights.fingerprint
+    module = ContrastivePretraining(
+        backbone,
+        config.lr,
+        config.weight_decay,
+        (config.beta1, config.beta2),
+        config.warmup,
+        config.augment == "light",
+        config.seed,
+    )
+    pairs = source.pairs(backbone.preprocessing)
+    if progress:
+        progress("opening the pairs", 1, 1)
+    with torch.no_grad():
+        tokens = backbone.tokenize(pairs.captions)
+    fit(module, Batches(pairs, tokens, config.batch_size, config.seed), config.epochs, progress)
+
+    frozen(backbone.cpu())
+    tensors = backbone.tensors()
+    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise DivergedError(f"after pre-training {broken[0]} is not finite; lower lr ({config.lr:g})")
+    header = {
+        "architecture": backbone.architecture,
+        "preprocessing": dataclasses.asdict(backbone.preprocessing),
+        "provenance": {
+            "command": command(config),
+            "config": settings(config),
+            "seed": config.seed,
+            "recipe": recipe(config, start, pairs.digest),
+            "loss": module.loss,
+            "pairs": len(pairs),
+            "data": pairs.digest,
+            "start": start,
+            "fingerprint": fingerprint(tensors, backbone.architecture, backbone.preprocessing),
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in ("torch", "lightning", "numpy")},
+        },
+    }
+    records.publish(path, pack(tensors, header))
+    return path
+
+
+def fit(module: ContrastivePretraining, batches: Batches, epochs: int, progress: Progress | None = None) -> None:
+    """Train with a quiet Lightning trainer on one device; Ctrl-C raises KeyboardInterrupt, as it does elsewhere."""
+    handler = signal.getsignal(signal.SIGINT)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with quiet():
+            # On the CPU all operations used are deterministic anyway.
+            options: dict[str, Any] = {"deterministic": True} if torch.cuda.is_available() else {}
+            trainer = make("pre-training", progress, max_epochs=epochs, **options)
+            trainer.fit(module, train_dataloaders=batches)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def settings(config: PretrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, without the folders of this machine."""
+    values = dataclasses.asdict(config)
+    for key in ("root", "weights"):
+        place = values[key]
+        if place is not None and Path(place).expanduser().exists():
+            values[key] = Path(place).name
+    return values
+
+
+def command(config: PretrainConfig) -> str:
+    """The command line for a configuration: what differs from the defaults, and the seed."""
+    defaults = dataclasses.asdict(PretrainConfig())
+    given = {k: v for k, v in settings(config).items() if v != defaults[k] or k == "seed"}
+    return " ".join(["clipdg pretrain", *(f"{k}={v}" for k, v in given.items())])
+
+
+def recipe(config: PretrainConfig, start: str, data: str) -> str:
+    """A digest of all that two pre-trainings share which differ in the seed only."""
+    free = ("seed", "name", "root", "weights")
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    return records.digest([kept, start, None if config.data == "miniatures" else data])
+
+
+def file_name(config: PretrainConfig) -> str:
+    name = config.name or f"{re.sub('[^A-Za-z0-9_.-]+', '-', config.backbone)}-{config.seed}"
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ConfigError(f"name '{name}': a file name of letters, digits, '_', '-' and '.' without folders")
+    return name

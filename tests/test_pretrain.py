@@ -1,0 +1,384 @@
+"""Contrastive pre-training: its loss, also over several processes; its pairs; a whole small run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import signal
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clipdg import pretrain as module
+from clipdg.backbones import tiny
+from clipdg.errors import ConfigError, DataError, DivergedError
+from clipdg.pretrain import (
+    Batches,
+    ContrastivePretraining,
+    ImageTextPairs,
+    PretrainConfig,
+    Source,
+    from_datasets,
+    from_folder,
+    from_webdataset,
+    itc_loss,
+    pretrain,
+    rate,
+)
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def jpeg(colour: tuple[int, int, int], size: int = 36) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """48 images of one colour each, with captions that name it."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pairs").mkdir()
+    for i in range(48):
+        name, colour = list(COLOURS.items())[i % 4]
+        shade = tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
+        (tmp_path / "pairs" / f"{i:02}.jpg").write_bytes(jpeg(shade))  # type: ignore[arg-type]  # three of them
+        (tmp_path / "pairs" / f"{i:02}.txt").write_text(f"a {name} square\n")
+    return tmp_path / "pairs"
+
+
+def small(folder: Path, **changes: Any) -> PretrainConfig:
+    return replace(PretrainConfig("folder", str(folder), epochs=2, batch_size=8), **changes)
+
+
+# ---- the loss ----
+
+
+def test_the_loss_by_hand() -> None:
+    # two pairs, each image along its text and across the other: -log(e^s / (e^s + 1)) for either direction
+    eye = torch.eye(2) * torch.tensor([[3.0], [0.5]])
+    assert itc_loss(eye, eye, torch.tensor(2.0)).item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_the_loss_is_open_clips() -> None:
+    from open_clip.loss import ClipLoss
+
+    image, text, scale = random(7, 5), random(7, 5, seed=1), torch.tensor(14.0)
+    theirs = ClipLoss()(nn.functional.normalize(image, dim=1), nn.functional.normalize(text, dim=1), scale)
+    torch.testing.assert_close(itc_loss(image, text, scale), theirs)
+
+
+def _blind_gather(features: Tensor) -> Tensor:
+    """The usual mistake: what comes from the other processes, and what goes to them, has no gradient."""
+    parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, features.detach())
+    parts[dist.get_rank()] = features
+    return torch.cat(parts)
+
+
+def _joined() -> tuple[ContrastivePretraining, Tensor, Tensor]:
+    backbone = tiny.initialise("vit", 0, ["red fish", "blue tree"])
+    assert isinstance(backbone, tiny.Tiny)
+    tokens = backbone.tokenize([f"a {c} {n}" for n in ("fish", "tree", "car") for c in ("red", "blue")])
+    return ContrastivePretraining(backbone).double(), random(6, 3, 32, 32, dtype=torch.float64), tokens
+
+
+def _one_of_two(rank: int, folder: str, blind: bool) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{blind}", rank=rank, world_size=2)
+    if blind:
+        module.gather = _blind_gather
+    pretraining, images, tokens = _joined()
+    parallel = DistributedDataParallel(pretraining)
+    own = slice(3 * rank, 3 * rank + 3)
+    parallel(images[own], tokens[own]).backward()
+    if rank == 0:
+        torch.save({n: p.grad for n, p in pretraining.named_parameters()}, f"{folder}/gradients-{blind}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """Of one process on the joined batch, of two, and of two with the mistake."""
+    place = str(tmp_path_factory.mktemp("gloo"))
+    pretraining, images, tokens = _joined()
+    pretraining(images, tokens).backward()
+    found = {"one": {n: p.grad for n, p in pretraining.named_parameters() if p.grad is not None}}
+    for blind in (False, True):
+        mp.spawn(_one_of_two, (place, blind), nprocs=2)
+        found["blind" if blind else "two"] = torch.load(f"{place}/gradients-{blind}.pt", weights_only=True)
+    return found
+
+
+def _largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(gradients: dict[str, Any]) -> None:
+    assert len(gradients["one"]) == sum(1 for _ in _joined()[0].parameters())
+    assert _largest_difference(gradients["one"], gradients["two"]) < 1e-6
+
+
+def test_a_gather_without_gradients_would_be_noticed(gradients: dict[str, Any]) -> None:
+    assert _largest_difference(gradients["one"], gradients["blind"]) > 1e-3
+
+
+# ---- the optimiser ----
+
+
+def test_the_rate_warms_up_on_a_line_under_a_cosine() -> None:
+    assert rate(0, 100, 0.05) == pytest.approx(1 / 5)
+    assert rate(50, 100, 0.05) == pytest.approx(0.5)
+    assert rate(100, 100, 0.05) == pytest.approx(0)
+    assert rate(0, 3, 0.05) == 1  # fewer steps than 1 / warmup: no warm-up
+
+
+def test_gains_biases_and_the_temperature_do_not_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretraining = ContrastivePretraining(tiny.initialise("vit", 0))
+    trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()
+    monkeypatch.setattr(ContrastivePretraining, "trainer", trainer)
+    groups = pretraining.configure_optimizers()["optimizer"].param_groups
+    assert [g["weight_decay"] for g in groups] == [0.05, 0.0]
+    assert {p.ndim for p in groups[1]["params"]} == {0, 1}
+    assert sum(len(g["params"]) for g in groups) == len(list(pretraining.parameters()))
+
+
+def test_the_scale_stays_at_100_at_most() -> None:
+    backbone = tiny.initialise(None, 0)
+    assert isinstance(backbone, tiny.Tiny)
+    pretraining = ContrastivePretraining(backbone)
+    with torch.no_grad():
+        backbone.scale.fill_(10)
+    pretraining.on_train_batch_end()
+    assert backbone.logit_scale == pytest.approx(100)
+
+
+def test_a_backbone_without_texts_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tiny:resnet cannot be pre-trained"):
+        pretrain(small(folder, backbone="tiny:resnet"), tmp_path / "out")
+
+
+# ---- batches ----
+
+
+def numbered(num: int) -> ImageTextPairs:
+    pixels = np.arange(num, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    spec = tiny.initialise("resnet", 0, size=8).preprocessing
+    return Source([str(i) for i in range(num)], pixels=pixels).pairs(spec)
+
+
+def test_an_epoch_shows_each_pair_once_beside_its_text_and_leaves_the_rest_out() -> None:
+    batches = Batches(numbered(11), torch.arange(11)[:, None], 3, seed=0)
+    epochs = [[(images[:, 0, 0, 0], tokens[:, 0]) for images, tokens in batches] for _ in range(2)]
+    for epoch in epochs:
+        assert [len(tokens) for _, tokens in epoch] == [3] * 3 == [3] * len(batches)
+        assert all(torch.equal(images.long(), tokens) for images, tokens in epoch)
+        assert len({int(i) for _, tokens in epoch for i in tokens}) == 9
+    first, second = (torch.cat([tokens for _, tokens in epoch]).tolist() for epoch in epochs)
+    assert first != second
+    again = Batches(numbered(11), torch.arange(11)[:, None], 3, seed=0)
+    assert torch.cat([tokens[:, 0] for _, tokens in again]).tolist() == first
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size=12 is more than the 11 pairs"):
+        Batches(numbered(11), torch.arange(11)[:, None], 12, seed=0)
+
+
+# ---- pairs ----
+
+
+def test_a_folder_of_pairs(folder: Path) -> None:
+    source = from_folder(str(folder))
+    assert source.captions[:2] == ["a red square", "a green square"]
+    pairs = source.pairs(tiny.initialise("resnet", 0).preprocessing)
+    images = pairs.images(torch.tensor([1, 4]))
+    assert images.shape == (2, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert images[0, :, 9, 9].argmax() == 1  # green
+    assert images[1, :, 9, 9].argmax() == 0  # red
+
+
+def test_images_that_do_not_fit_into_memory_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny.initialise("resnet", 0).preprocessing
+    kept = from_folder(str(folder)).pairs(spec)
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    anew = from_folder(str(folder)).pairs(spec)
+    indices = torch.tensor([5, 0, 47])
+    assert torch.equal(kept.images(indices), anew.images(indices))
+    assert kept.digest == anew.digest
+    (folder / "47.txt").write_text("a purple square")
+    assert from_folder(str(folder)).pairs(spec).digest != kept.digest
+
+
+def test_what_is_wrong_with_a_folder_is_named(folder: Path, tmp_path: Path) -> None:
+    spec = tiny.initialise("resnet", 0).preprocessing
+    with pytest.raises(DataError, match="no folder"):
+        from_folder(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty has no images with captions"):
+        module.open_source(PretrainConfig("folder", str(tmp_path / "empty")), 32)
+    (folder / "00.jpg").write_text("<html>")
+    with pytest.raises(DataError, match=r"00\.jpg"):
+        from_folder(str(folder)).pairs(spec)
+    (folder / "01.txt").write_text("  \n")
+    with pytest.raises(DataError, match=r"01\.jpg has no caption"):
+        from_folder(str(folder))
+    (folder / "01.txt").unlink()
+    with pytest.raises(DataError, match=r"01\.jpg has no caption: there is no 01\.txt"):
+        from_folder(str(folder))
+    (folder / "01.jpg").rename(folder / "01.heic")
+    (folder / "01.txt").write_text("a green square")
+    with pytest.raises(DataError, match=r"01\.txt is a caption without an image"):
+        from_folder(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_metadata_file_gives_the_captions(folder: Path, kind: str) -> None:
+    rows = [{"file_name": "03.jpg", "text": "a, b"}, {"file_name": "02.jpg", "text": "c"}]
+    path = folder / f"metadata.{kind}"
+    path.write_text(
+        'file_name,text\n03.jpg,"a, b"\n02.jpg,c\n' if kind == "csv" else "\n".join(json.dumps(r) for r in rows)
+    )
+    source = from_folder(str(folder))
+    assert source.captions == ["a, b", "c"]
+    assert [Path(name).name for name in source.names] == ["03.jpg", "02.jpg"]
+    for wrong, message in (("../00.jpg", "outside the folder"), ("99.jpg", "there is no"), ("", "no file_name")):
+        path.write_text(f"file_name,text\n{wrong},a\n" if kind == "csv" else json.dumps({"file_name": wrong}))
+        with pytest.raises(DataError, match=rf"metadata\.{kind}, row [12]: .*{message}"):
+            from_folder(str(folder))
+
+
+def test_a_saved_dataset(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"image": [str(folder / "01.jpg"), str(folder / "02.jpg")], "caption": ["one", "two"]}
+    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    data.save_to_disk(str(tmp_path / "saved"))
+    source = from_datasets(str(tmp_path / "saved"))
+    assert source.captions == ["one", "two"]
+    assert source.read is not None
+    assert source.read(1) == (folder / "02.jpg").read_bytes()
+    data.remove_columns("caption").save_to_disk(str(tmp_path / "mute"))
+    with pytest.raises(DataError, match="has the columns image; needed"):
+        from_datasets(str(tmp_path / "mute"))
+    with pytest.raises(DataError, match="no dataset"):
+        from_datasets(str(folder))
+
+
+def _tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_webdataset_shards(tmp_path: Path) -> None:
+    red, blue = jpeg(COLOURS["red"]), jpeg(COLOURS["blue"])
+    _tar(tmp_path / "0.tar", {"a/0001.jpg": red, "a/0001.txt": b"red", "a/0001.json": b"{}"})
+    _tar(tmp_path / "1.tar", {"b.txt": "蓝".encode(), "b.jpg": blue})
+    source = from_webdataset(str(tmp_path))
+    assert source.captions == ["red", "蓝"]
+    assert source.read is not None
+    assert [source.read(0), source.read(1)] == [red, blue]
+    _tar(tmp_path / "1.tar", {"b.jpg": blue})
+    with pytest.raises(DataError, match=r"1\.tar: b\.jpg has no caption"):
+        from_webdataset(str(tmp_path))
+    (tmp_path / "1.tar").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"1\.tar is not a whole, uncompressed \.tar"):
+        from_webdataset(str(tmp_path / "1.tar"))
+
+
+def test_unknown_data_and_a_missing_root_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'webdataset'"):
+        module.open_source(PretrainConfig("webdatasets"), 32)
+    with pytest.raises(ConfigError, match="data=folder needs root"):
+        module.open_source(PretrainConfig("folder"), 32)
+
+
+# ---- a whole run ----
+
+
+def test_a_seed_decides_the_weights_and_the_file_tells_its_story(folder: Path, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    paths = [
+        pretrain(small(folder), tmp_path / "one", lambda *step: steps.append(step)),
+        pretrain(small(folder), tmp_path / "two"),
+        pretrain(small(folder, seed=1), tmp_path / "two"),
+    ]
+    assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
+        "one/tiny-0.safetensors",
+        "two/tiny-0.safetensors",
+        "two/tiny-1.safetensors",
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    one, other = (tiny.load(None, str(p)).weights for p in (paths[0], paths[2]))
+    story = one.provenance
+    assert one.fingerprint == story["fingerprint"] != other.fingerprint
+    assert story["recipe"] == other.provenance["recipe"]
+    assert story["command"] == "clipdg pretrain data=folder root=pairs seed=0 epochs=2 batch_size=8"
+    assert str(tmp_path) not in json.dumps(dict(story))
+    assert steps[-1] == ("pre-training", 12, 12)  # 48 pairs, batches of 8, 2 epochs
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["tiny-0.safetensors", "tiny-1.safetensors"]
+
+
+def test_it_learns_which_word_means_which_colour(folder: Path, tmp_path: Path) -> None:
+    path = pretrain(small(folder, epochs=10, augment="none"), tmp_path)
+    clip = tiny.load(None, str(path))
+    assert isinstance(clip, tiny.Tiny)
+    images = torch.stack([clip.preprocess(Image.new("RGB", (32, 32), c)) for c in COLOURS.values()])
+    with torch.no_grad():
+        logits, _ = clip(images, clip.tokenize([f"a {name} square" for name in COLOURS]))
+    assert logits.argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_training_goes_on_from_a_file(folder: Path, tmp_path: Path) -> None:
+    first = pretrain(small(folder), tmp_path)
+    second = pretrain(small(folder, weights=str(first), epochs=1, lr=0.0, name="more"), tmp_path)
+    one, two = (dict(tiny.load(None, str(p)).named_parameters()) for p in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in one)  # at lr 0 only the running averages move
+    assert tiny.load(None, str(second)).weights.provenance["start"] == tiny.load(None, str(first)).weights.fingerprint
+
+
+def test_a_run_that_diverges_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="lower lr"):
+        pretrain(small(folder, lr=1e30), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_writes_nothing_and_leaves_the_next_one_working(folder: Path, tmp_path: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("pre-training", 3):
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small(folder), tmp_path / "out", interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_with_a_folder_and_a_size_for_other_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"name '\.\./x'"):
+        pretrain(small(folder, name="../x", epochs=1), tmp_path)
+    with pytest.raises(ConfigError, match="size=48"):
+        pretrain(small(folder, size=48, weights="random:0"), tmp_path)
