@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.errors import RecordError
-from clipdg.records import Record, digest, flatten, read_all
+from clipdg.records import NOT_IDENTITY, Record, digest, flatten, read_all
 from clipdg.statistics import mean_and_error, wilson_interval
 
 if TYPE_CHECKING:
@@ -93,19 +93,26 @@ def role(record: Record, domain: str) -> Literal["source", "target", "other"]:
     return "source" if domain in shift["sources"] else "target" if domain in shift["targets"] else "other"
 
 
+def reported_split(record: Record, domain: str) -> str | None:
+    """The split that counts: "test" if the domain has it, else "out" of a source and "all" of a target; None if none."""
+    there = {e["split"] for e in record.evaluations if e["domain"] == domain}
+    wanted = ("test", "out" if role(record, domain) == "source" else "all")
+    return next((split for split in wanted if split in there), None)
+
+
 def reported(record: Record, domain: str) -> Mapping[str, Any] | None:
-    """The evaluation that counts: the last step on "test", else on "out" (a source) or on "all" (a target)."""
-    for split in ("test", "out" if role(record, domain) == "source" else "all"):
-        found = [e for e in record.evaluations if e["domain"] == domain and e["split"] == split]
-        if found:
-            last = max(found, key=_step)
-            if sum(_step(e) == _step(last) for e in found) > 1:
-                raise RecordError(
-                    f"run {record.run_id} evaluates {domain}/{split} twice at step {last['step']}; "
-                    "delete its file and run it again"
-                )
-            return last
-    return None
+    """The evaluation that counts: the last step on the reported split; None if there is none."""
+    split = reported_split(record, domain)
+    found = [e for e in record.evaluations if e["domain"] == domain and e["split"] == split]
+    if not found:
+        return None
+    last = max(found, key=_step)
+    if sum(_step(e) == _step(last) for e in found) > 1:
+        raise RecordError(
+            f"run {record.run_id} evaluates {domain}/{split} twice at step {last['step']}; "
+            "delete its file and run it again"
+        )
+    return last
 
 
 def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
@@ -240,9 +247,9 @@ def describe_shifts(study: Study) -> str:
 
 def _study_key(record: Record) -> str:
     seeded, shift = record.content["seeded"], record.content["shift"]
-    settings = {
-        k: v for k, v in flatten(record.content["config"]).items() if k.startswith("benchmark") and k not in seeded
-    }
+    left_out = (*seeded, *NOT_IDENTITY)
+    flat = flatten(record.content["config"])
+    settings = {k: v for k, v in flat.items() if k.startswith("benchmark.") and k not in left_out}
     data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
     family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
     return digest([benchmark_name(record), settings, data, family])
@@ -308,7 +315,7 @@ def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
     """A name per row: ``config.label``, else the method, the backbone if there are several, and what tells it apart."""
     configs = [flatten(r[0].content["config"]) for r in rows]
     methods = [method_name(r[0]) for r in rows]
-    given = [r[0].content["config"].get("label") for r in rows]
+    given = [next((x for r in row if (x := r.content["config"].get("label"))), None) for row in rows]
     backbones = [_backbone(r[0]) for r in rows]
     several = {b[0] for b in backbones}
     heads = []
@@ -336,8 +343,8 @@ def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
 def _identity(key: str, record: Record) -> bool:
     """Settings that never tell two rows apart by themselves."""
     return (
-        key in ("label", "shift")
-        or key.startswith(("backbone", "benchmark", "shift."))
+        key in ("shift", *NOT_IDENTITY)
+        or key.startswith(("backbone.", "benchmark.", "shift."))
         or key in record.content["seeded"]
     )
 
