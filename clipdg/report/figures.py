@@ -7,6 +7,7 @@ stands in a page, so that one drawing serves light and dark.
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -85,13 +86,14 @@ def for_page(svg: bytes, title: str) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     for colour, name in PAGE_COLOURS.items():
         text = text.replace(colour, name)
-    text = text.replace("font: ", "--font: ")  # the page's typeface, the drawing's sizes
-    text = re.sub(r"--font: ((?:[a-z0-9]+ )*)([0-9.]+px) [^;\"]*", r"font-size: \2", text)
+    # The page's typeface, the drawing's sizes and weights.
+    text = re.sub(
+        r"font: ([0-9]+ )?([0-9.]+px) [^;\"]*", lambda m: f"font-size: {m[2]}; font-weight: {m[1] or 400}", text
+    )
     size = re.search(r'width="([0-9.]+)pt" height="([0-9.]+)pt"', text)
     assert size, "an SVG of matplotlib's opens with its size"
-    return text.replace(
-        size.group(0), f'role="img" aria-label="{title}" style="max-width: {float(size.group(1)):.0f}pt"', 1
-    )
+    attributes = f'role="img" aria-label="{html.escape(title)}" style="max-width: {float(size[1]) * 4 / 3:.0f}px"'
+    return text.replace(size[0], attributes, 1)
 
 
 def accuracy(table: Table, narrow: bool = False) -> Figure:

@@ -94,7 +94,7 @@ def role(record: Record, domain: str) -> Literal["source", "target", "other"]:
 
 
 def reported_split(record: Record, domain: str) -> str | None:
-    """The split that counts: "test" if the domain has it, else "out" of a source and "all" of a target; None if none."""
+    """The split that counts: "test" if there, else "out" of a source and "all" of a target; None if none is there."""
     there = {e["split"] for e in record.evaluations if e["domain"] == domain}
     wanted = ("test", "out" if role(record, domain) == "source" else "all")
     return next((split for split in wanted if split in there), None)
