@@ -133,8 +133,7 @@ def demo(out: Out = Path("results/demo")) -> None:
     started = time.monotonic()
     _say("A small CLIP is pre-trained on drawn images with captions, then compared with supervised ResNets.")
     with _Progress() as progress:
-        weights = demo_.pretrain(out, progress)
-        outcome = demo_.sweep(out, weights, progress, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
+        outcome = demo_.run(out, progress, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
     if outcome.failed:
         raise outcome.failed[0][1]
     path = _write_report([out], out / "report", published=False)
@@ -168,9 +167,8 @@ def run(
         records = run_(resolved, out, Session(progress=progress))
     _print_records(records)
     if out is not None:
-        _say(
-            f"{len(records)} record{'s' if len(records) > 1 else ''} in {out}; now: clipdg report {out} --out {out}/report"
-        )
+        noun = "record" if len(records) == 1 else "records"
+        _say(f"{len(records)} {noun} in {out}; now: clipdg report {out} --out {out}/report")
     else:
         _say("Nothing was kept; give --out DIR to keep the record.")
 
@@ -192,12 +190,8 @@ def sweep(
         print(f"{len(planned)} configurations")
         return
     _check_folder(out)
-    from clipdg.run import Session
-
     with _Progress() as progress:
-        outcome = sweep_.execute(
-            planned, out, Session(progress=progress), lambda n, t, r: _say(f"run {n + 1} of {t}: {_name(r)}")
-        )
+        outcome = sweep_.execute(planned, out, progress, lambda n, t, r: _say(f"run {n + 1} of {t}: {_name(r)}"))
     for resolved, error in outcome.failed:
         _say(f"failed: {_name(resolved)}: {error}")
     if outcome.failed:

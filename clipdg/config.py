@@ -176,7 +176,7 @@ def _metadata(schema: Any, prefix: str = "") -> dict[str, Mapping[str, Any]]:
     """The ranges of each flat key."""
     found: dict[str, Mapping[str, Any]] = {}
     for f in dataclasses.fields(schema):
-        if f.name in NAMED and not prefix:
+        if dataclasses.is_dataclass(f.type) and not prefix:
             found |= _metadata(f.type, f"{f.name}.")
         else:
             found[prefix + f.name] = f.metadata

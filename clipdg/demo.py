@@ -2,11 +2,17 @@
 
 A CLIP is pre-trained on drawn images with captions; zero-shot, linear probe and CoOp over its frozen encoder stand
 beside ResNets trained on the source domain alone. What is there from an earlier call is used again.
+
+The models are so small that one thread each is fastest; the ResNets, which need no CLIP, train in a second process
+while it is pre-trained.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from clipdg import config
@@ -14,6 +20,26 @@ from clipdg import sweep as sweep_
 from clipdg.trainer import Progress
 
 RUNS = Path(__file__).with_name("demo.yaml")
+
+
+def run(out: Path, progress: Progress, on_start: Callable[[int, int, config.Resolved], None]) -> sweep_.Outcome:
+    """Pre-train, run all of demo.yaml, keep weights and records in ``out``."""
+    import torch
+
+    torch.set_num_threads(1)
+    planned = sweep_.plan(RUNS)
+    alone = [r for r in planned if r.values["backbone"]["weights"] is not None]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _in_background) as pool:
+        resnets = pool.submit(sweep_.execute, alone, out)
+        weights = pretrain(out, progress)
+        over_clip = [r for r in planned if r.values["backbone"]["weights"] is None]
+        for resolved in over_clip:
+            resolved.values["backbone"]["weights"] = str(weights)
+        outcome = sweep_.execute(over_clip, out, progress, on_start)
+        if not resnets.done():
+            progress("waiting for the ResNets", 0, 1)
+        other = resnets.result()
+    return sweep_.Outcome(outcome.done + other.done, outcome.failed + other.failed)
 
 
 def pretrain(out: Path, progress: Progress | None = None) -> Path:
@@ -30,18 +56,8 @@ def pretrain(out: Path, progress: Progress | None = None) -> Path:
     return pretrain_.pretrain(settings, out, progress)
 
 
-def sweep(
-    out: Path,
-    weights: Path,
-    progress: Progress | None = None,
-    on_start: Callable[[int, int, config.Resolved], None] | None = None,
-) -> sweep_.Outcome:
-    """The demo's runs over those weights; the supervised ResNets have none."""
-    from clipdg.run import Session
+def _in_background() -> None:
+    import torch
 
-    planned = sweep_.plan(RUNS)
-    for resolved in planned:
-        backbone = resolved.values["backbone"]
-        if backbone["weights"] is None:
-            backbone["weights"] = str(weights)
-    return sweep_.execute(planned, out, Session(progress=progress), on_start)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches both processes; only the first has a word to say
+    torch.set_num_threads(1)

@@ -15,10 +15,13 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clipdg import config
 from clipdg.errors import ClipdgError, ConfigError
+
+if TYPE_CHECKING:
+    from clipdg.trainer import Progress
 
 KEYS = ("base", "seeds", "runs")
 
@@ -58,13 +61,13 @@ def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.Resolved]:
 def execute(
     planned: Sequence[config.Resolved],
     out: Path,
-    session: Any = None,
+    progress: Progress | None = None,
     on_start: Callable[[int, int, config.Resolved], None] | None = None,
 ) -> Outcome:
     """Run what has no record in ``out``; a run that fails is collected and the others go on."""
     from clipdg.run import Session, run
 
-    session = session or Session()
+    session = Session(progress=progress)
     outcome = Outcome()
     for number, resolved in enumerate(planned):
         if on_start:

@@ -1,9 +1,9 @@
 """CoOp: learned context vectors in the place of a prompt's words (Zhou et al. 2022, arXiv:2109.01134).
 
 The prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS]; only the V are trained, by SGD on the cross-entropy of
-the scaled cosines, and they stay in fp32. Settings are those of the authors' code (KaiyangZhou/CoOp and Dassl): constant
-warm-up of one epoch at 1e-5, cosine stepped per epoch, last epoch evaluated. Different from it: features may be stored,
-which leaves out its random crops and flips, and M counts tokens, not words, when the context starts from text.
+the scaled cosines, and they stay in fp32. Settings are those of the authors' code (KaiyangZhou/CoOp, on Dassl):
+constant warm-up of one epoch at 1e-5, cosine stepped per epoch, last epoch evaluated. Different from it: features may
+be stored, which leaves out its random crops and flips, and M counts tokens, not words, if the context starts from text.
 """
 
 from __future__ import annotations

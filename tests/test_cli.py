@@ -1,0 +1,177 @@
+"""The command line as its user meets it: exit codes, one sentence, nothing half-written."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipdg import __version__, cli
+
+
+def clipdg(
+    *arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["clipdg", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    return lambda *arguments: clipdg(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """DomainBed's layout: three domains of two classes, eight JPEGs each, told apart by brightness."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photos"
+    for domain in ("art", "photo", "sketch"):
+        for name, low in (("cat", 0), ("dog", 128)):
+            (root / domain / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = rng.integers(low, low + 127, (40, 48, 3), np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{i}.jpg")
+    return root
+
+
+def test_help_answers_at_once() -> None:
+    started = time.perf_counter()
+    command = [sys.executable, "-c", "from clipdg.cli import main; main()", "--help"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "classify" in shown.stdout
+    assert time.perf_counter() - started < 2  # 0.1 s on an idle machine; half a second is promised there
+
+
+def test_version(call) -> None:  # type: ignore[no-untyped-def]
+    assert call("--version")[:2] == (0, f"clipdg {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["run", "metod=coop"], 2, "Did you mean 'method'"),
+        (["run", "method=co_op"], 2, "Did you mean 'coop'"),
+        (["run", "nowhere.yaml"], 2, "cannot read nowhere.yaml"),
+        (["report", "nowhere"], 4, "no folder nowhere"),
+        (["classify", "a.jpg", "--labels", "dog"], 2, "one label"),
+        (["classify", "a.jpg", "--labels", "dog,cat"], 3, "cannot read a.jpg"),
+        (["list", "method"], 2, "Did you mean 'methods'"),
+        (["rum"], 2, "rum"),
+        (["run", "benchmark=folder"], 2, "root"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_an_exit_code(  # type: ignore[no-untyped-def]
+    call, arguments: list[str], code: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = call(*arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("clipdg: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "linear_probe", "coop"])
+def test_a_folder_of_jpegs_goes_from_run_to_report(call, photos: Path, tmp_path: Path, method: str) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    settings = ["benchmark=folder", f"benchmark.root={photos}", "backbone.weights=random:0", f"method={method}"]
+    if method == "coop":
+        settings += ["method.epochs=2", "method.num_context=4"]
+    code, shown, err = call("run", *settings, "--out", str(out))
+    assert code == 0, err
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert shown.count("target") == 3
+    assert len(list(out.glob("*.json"))) == 3
+    code, _, err = call("report", str(out), "--out", str(out / "report"))
+    assert code == 0, err
+    page = (out / "report" / "report.html").read_text()
+    for domain in ("art", "photo", "sketch"):
+        assert domain in page
+    assert str(tmp_path) not in page
+
+
+def test_a_named_source(call, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    settings = [
+        f"benchmark.root={photos}",
+        "benchmark.sources=photo",
+        "method=linear_probe",
+        "backbone.weights=random:0",
+    ]
+    code, _, err = call("run", "benchmark=folder", *settings, "--out", str(out))
+    assert code == 0, err
+    [record] = out.glob("*.json")
+    shift = json.loads(record.read_text())["shift"]
+    assert (shift["sources"], sorted(shift["targets"])) == (["photo"], ["art", "sketch"])
+
+
+def test_erm_on_a_folder(call, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = ["backbone=tiny:resnet", "backbone.weights=random:0", "method=erm", "method.epochs=2", "method.lr=0.001"]
+    code, _, err = call("run", "benchmark=folder", f"benchmark.root={photos}", *settings, "shift=art")
+    assert code == 0, err
+    assert "Nothing was kept" in err
+
+
+def test_a_bad_image_stops_the_run_and_leaves_nothing(call, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (photos / "art" / "cat" / "3.jpg").write_bytes((photos / "art" / "cat" / "3.jpg").read_bytes()[:200])
+    out = tmp_path / "out"
+    code, _, err = call(
+        "run", "benchmark=folder", f"benchmark.root={photos}", "backbone.weights=random:0", "--out", str(out)
+    )
+    assert code == 3
+    assert "art" in err
+    assert "3.jpg" in err
+    assert err.count("\n") == 1
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_shots_larger_than_a_class_exit_3(call, photos: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = call(
+        "run",
+        "benchmark=folder",
+        f"benchmark.root={photos}",
+        "backbone.weights=random:0",
+        "method=linear_probe",
+        "shots=99",
+    )
+    assert code == 3
+    assert "99 shots" in err
+
+
+def test_classify_prints_a_ranking(call, photos: Path) -> None:  # type: ignore[no-untyped-def]
+    image = str(photos / "art" / "cat" / "0.jpg")
+    labels = ["--labels", "dog,cat,person", "--weights", "random:0"]
+    code, shown, _ = call("classify", image, *labels, "--template", "a photo of a {}, a type of pet.")
+    assert code == 0
+    assert [line.split()[1] for line in shown.splitlines()[1:]] == ["%", "%", "%"]
+    code, shown, _ = call("classify", image, *labels, "--json")
+    ranked = json.loads(shown)["labels"]
+    assert sum(r["probability"] for r in ranked) == pytest.approx(1.0)
+    assert {r["label"] for r in ranked} == {"dog", "cat", "person"}
+
+
+def test_a_sweep_reports_failures_and_keeps_the_rest(call, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "base:\n"
+        f"  benchmark: {{name: folder, root: {photos}, sources: photo}}\n"
+        "  backbone: {name: tiny, weights: 'random:0'}\n"
+        "seeds: [0, 1]\n"
+        "runs: [{method: linear_probe, shots: 2}, {method: linear_probe, shots: 99, seeds: [0]}]\n"
+    )
+    code, shown, _ = call("sweep", str(file), "--dry-run")
+    assert (code, shown.splitlines()[-1]) == (0, "3 configurations")
+    code, _, err = call("sweep", str(file), "--out", str(tmp_path / "out"))
+    assert code == 4
+    assert "99 shots" in err
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2

@@ -1,0 +1,217 @@
+"""Runs from settings to record, on a small benchmark registered as a user's own module."""
+
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import clipdg
+from clipdg import config, records
+from clipdg.core import Benchmark, Domain, Rows, leave_one_out
+from clipdg.errors import ConfigError, DataError
+from clipdg.features import FeatureStore
+from clipdg.run import Session, run
+
+
+@pytest.fixture
+def own(squares: Benchmark, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A benchmark of the user's own, by dotted path: squares."""
+    module = types.ModuleType("mine.squares")
+
+    @dataclass(frozen=True)
+    class Config:
+        seed: int = 0
+
+    module.Config = Config  # type: ignore[attr-defined]
+    module.build = lambda config, root: squares  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
+    monkeypatch.setitem(sys.modules, "mine.squares", module)
+    return module
+
+
+def settings(*overrides: str) -> config.Resolved:
+    return config.load(overrides=["benchmark=mine.squares", "backbone=tiny", "backbone.weights=random:0", *overrides])
+
+
+ERM = ("backbone=tiny:resnet", "backbone.weights=random:${seed}", "method=erm", "method.epochs=2")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("method=zero_shot",), ("method=linear_probe", "shots=4"), ("method=coop", "method.epochs=2"), ERM],
+    ids=lambda o: o[-1] if isinstance(o, tuple) else o,
+)
+def test_a_run_is_repeated_to_the_bit_and_found_again(
+    own: types.ModuleType, overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    [first] = run(settings(*overrides), tmp_path / "a")
+    [second] = run(settings(*overrides), tmp_path / "b")
+    assert first.evaluations == second.evaluations
+    assert first.run_id == second.run_id
+    tables = [pq.read_table(tmp_path / f / f"{first.run_id}.parquet") for f in ("a", "b")]
+    assert tables[0].equals(tables[1])
+    [found] = run(settings(*overrides), tmp_path / "a")
+    assert found.content["timing"] == first.content["timing"]  # read, not made again
+
+
+def test_the_record_says_what_was_done(own: types.ModuleType, tmp_path: Path) -> None:
+    [record] = run(settings("method=linear_probe", "shots=4", "label=LP"), tmp_path)
+    content = record.content
+    assert records.read(tmp_path / f"{record.run_id}.json").content == content
+    assert content["data"]["num_fit"] == 12
+    assert len(content["data"]["fitted_on"]["bright"]) == 12
+    assert content["data"]["num_images"] == {"bright": {"in": 29, "out": 7}, "dark": {"in": 29, "out": 7}}
+    counts = {(e["domain"], e["split"]): e["num_images"] for e in record.evaluations}
+    assert counts == {
+        ("bright", "in"): 29,
+        ("bright", "out"): 7,
+        ("dark", "in"): 29,
+        ("dark", "out"): 7,
+        ("dark", "all"): 36,
+    }
+    assert content["weights"]["random"]
+    assert "root" not in content["config"]["benchmark"]
+    assert str(tmp_path) not in record.bytes().decode()
+
+
+def test_predictions_give_the_recorded_accuracy(own: types.ModuleType, tmp_path: Path) -> None:
+    [record] = run(settings("method=linear_probe"), tmp_path)
+    table = pq.read_table(tmp_path / f"{record.run_id}.parquet").to_pandas()
+    assert (
+        records.hash_bytes((tmp_path / f"{record.run_id}.parquet").read_bytes())
+        == record.content["predictions"]["digest"]
+    )
+    for e in record.evaluations:
+        rows = table[table["domain"] == e["domain"]]
+        if e["split"] != "all":
+            rows = rows[rows["split"] == e["split"]]
+        assert len(rows) == e["num_images"]
+        assert (rows["label"] == rows["prediction"]).mean() == pytest.approx(e["metrics"]["top1"])
+    assert sorted(table["id"]) == sorted(f"{d}/{i}" for d in ("bright", "dark") for i in range(36))
+
+
+def test_another_seed_is_another_run_of_the_same_group(own: types.ModuleType) -> None:
+    [zero], [one] = (run(settings(*ERM, f"seed={s}")) for s in (0, 1))
+    assert zero.run_id != one.run_id
+    assert zero.group == one.group
+    assert zero.evaluations != one.evaluations
+
+
+class Unreadable(Rows):
+    """Rows of which no image can be opened."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    labels = property(lambda self: self.rows.labels)
+    ids = property(lambda self: self.rows.ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def digests(self) -> Any:
+        return self.rows.digests()
+
+    def image(self, index: int) -> Image.Image:
+        raise DataError("a target was opened")
+
+
+@pytest.mark.parametrize(
+    "overrides", [("method=linear_probe",), ("method=coop", "method.epochs=1"), ERM], ids=["lp", "coop", "erm"]
+)
+def test_fitting_never_opens_the_target(
+    own: types.ModuleType, squares: Benchmark, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit goes through; the first image of a target is asked for by the evaluation."""
+    hidden = Domain("dark", Unreadable(squares.domains["dark"].rows), noun="dark")
+    benchmark = Benchmark(
+        squares.name,
+        squares.classes,
+        {"bright": squares.domains["bright"], "dark": hidden},
+        squares.shifts,
+        squares.templates,
+    )
+    own.build = lambda config, root: benchmark  # type: ignore[attr-defined]
+    fitted = []
+    from clipdg.classifier import Classifier
+
+    end = Classifier.on_fit_end
+    monkeypatch.setattr(Classifier, "on_fit_end", lambda self: (fitted.append(True), end(self))[1])
+    with pytest.raises(DataError, match="a target was opened"):
+        run(settings(*overrides))
+    assert fitted == [True]
+
+
+def test_nothing_is_encoded_twice(own: types.ModuleType, tmp_path: Path) -> None:
+    session = Session(store=FeatureStore(tmp_path / "features"))
+    for overrides in (("method=zero_shot",), ("method=linear_probe", "seed=1"), ("method=coop", "method.epochs=1")):
+        run(settings(*overrides), session=session)
+    assert session.store.num_encoded == 72
+    again = Session(store=FeatureStore(tmp_path / "features"))
+    run(settings("method=zero_shot"), session=again)
+    assert again.store.num_encoded == 0
+
+
+def test_a_stored_feature_that_rotted_is_not_used(own: types.ModuleType, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "features")
+    [before] = run(settings("method=linear_probe"), session=Session(store=store))
+    for file in (tmp_path / "features").iterdir():
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+    again = FeatureStore(tmp_path / "features")
+    [after] = run(settings("method=linear_probe"), session=Session(store=again))
+    assert again.num_encoded == 72
+    assert after.evaluations == before.evaluations
+
+
+def test_a_record_that_cannot_be_trusted_is_put_aside_and_made_again(own: types.ModuleType, tmp_path: Path) -> None:
+    [record] = run(settings("method=zero_shot"), tmp_path)
+    path = tmp_path / f"{record.run_id}.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    [again] = run(settings("method=zero_shot"), tmp_path)
+    assert again.evaluations == record.evaluations
+    assert records.read(path).run_id == record.run_id
+    assert path.with_suffix(".json.corrupt").exists()
+
+
+def test_each_shift_has_a_record_of_its_own(own: types.ModuleType, squares: Benchmark, tmp_path: Path) -> None:
+    both = Benchmark(
+        squares.name, squares.classes, squares.domains, leave_one_out(list(squares.domains)), squares.templates
+    )
+    own.build = lambda config, root: both  # type: ignore[attr-defined]
+    found = run(settings("method=linear_probe"), tmp_path)
+    assert [r.content["shift"]["targets"] for r in found] == [["bright"], ["dark"]]
+    [alone] = run(settings("method=linear_probe", "shift=dark"), tmp_path)
+    assert alone.run_id == found[1].run_id
+    with pytest.raises(ConfigError, match=r"no shift 'drak'\. Did you mean 'dark'"):
+        run(settings("shift=drak"))
+
+
+def test_shots_larger_than_a_class_are_refused(own: types.ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="16 shots"):
+        run(settings("method=linear_probe", "shots=16"), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_prompt_method_needs_a_text_encoder(own: types.ModuleType) -> None:
+    with pytest.raises(ConfigError, match="coop needs a text encoder and tiny:resnet has none"):
+        run(settings("backbone=tiny:resnet", "backbone.weights=random:0", "method=coop"))
+
+
+def test_scripts_run_mappings(own: types.ModuleType) -> None:
+    values = {"benchmark": "mine.squares", "backbone": {"name": "tiny", "weights": "random:0"}, "seed": 0}
+    [record] = clipdg.run(values, "method=linear_probe")
+    assert record.content["config"]["method"]["name"] == "linear_probe"
+
+
+def test_a_linear_probe_learns_the_source(own: types.ModuleType) -> None:
+    [record] = run(settings("method=linear_probe", "method.c=100"))
+    found = {(e["domain"], e["split"]): e["metrics"]["top1"] for e in record.evaluations}
+    assert found["bright", "in"] == 1.0
+    assert found["bright", "out"] > 0.9
