@@ -1,0 +1,400 @@
+"""Rows -> batches: splits, shots, loaders. Fitting is never given a target domain.
+
+Legend: N images, D features, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from clipdg import images
+from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift
+from clipdg.errors import ConfigError, DataError
+from clipdg.rows import ArrayRows
+
+IN_MEMORY = 2**29  # bytes of preprocessed images that a data set made from an array keeps
+
+# Splits and shots
+
+
+def seed_hash(*args: object) -> int:
+    """DomainBed's seed from anything that prints the same everywhere: MD5 of ``str(args)``, modulo 2**31."""
+    return int(hashlib.md5(str(args).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+
+
+def splits(domain: Domain, index: int, seed: int, holdout: float = 0.2) -> dict[str, np.ndarray]:
+    """Disjoint row indices by split: {in, out}, {train, val, test}, or what the domain's authors published.
+
+    Without published splits, DomainBed's holdout exactly (lib/misc.py, split_dataset), for sources and targets alike;
+    ``index`` is the domain's place among the sorted domain names. A published ``train`` without a ``val`` gives
+    ``holdout`` of itself to ``val``. RandomState, whose streams numpy has frozen, so that a split stays what it is.
+    """
+    if domain.splits is None:
+        keys = list(range(len(domain.rows)))
+        np.random.RandomState(seed_hash(seed, index)).shuffle(keys)
+        order = np.array(keys, dtype=np.int64)
+        num_out = int(len(order) * holdout)
+        return {"in": order[num_out:], "out": order[:num_out]}
+    published = {name: np.asarray(rows, dtype=np.int64) for name, rows in domain.splits.items()}
+    if "train" not in published or "val" in published:
+        return published
+    train = published.pop("train")
+    order = np.random.RandomState(seed_hash("val", seed, index)).permutation(len(train))
+    num_val = int(len(train) * holdout)
+    return {"train": train[np.sort(order[num_val:])], "val": train[np.sort(order[:num_val])], **published}
+
+
+def few_shot(
+    labels: np.ndarray, order: np.ndarray, shots: int | None, classes: Sequence[str] | None = None, where: str = ""
+) -> np.ndarray:
+    """The first ``shots`` indices of each class in ``order``, in that order; all of them if ``shots`` is None.
+
+    More shots of the same order contain the fewer. ``classes`` and ``where`` are for the message.
+
+    Raises:
+        DataError: a class that ``labels`` has is in ``order`` fewer times than ``shots``.
+    """
+    if shots is None:
+        return order
+    ordered = labels[order]
+    by_class = np.argsort(ordered, kind="stable")
+    present, starts, counts = np.unique(ordered[by_class], return_index=True, return_counts=True)
+    available = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    for label in np.unique(labels).tolist():
+        count = available.get(label, 0)
+        if count < shots:
+            name = f"'{classes[label]}'" if classes is not None else label
+            raise DataError(
+                f"class {name}{where} has {count} training image{'' if count == 1 else 's'}, fewer than {shots} shots"
+            )
+    rank = np.arange(len(ordered)) - np.repeat(starts, counts)  # of each image within its class
+    return order[np.sort(by_class[rank < shots])]
+
+
+def pick(domain: Domain, classes: Sequence[str], order: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+    """``shots`` rows of every class from ``order``, drawn by ``seed``; ``order`` as it is if ``shots`` is None."""
+    if shots is None:
+        return order
+    drawn = np.random.RandomState(seed_hash("shots", seed, domain.name)).permutation(np.sort(order))
+    return few_shot(domain.rows.labels, drawn, shots, classes, f" of domain '{domain.name}'")
+
+
+# Data sets
+
+
+class Batch(NamedTuple):
+    """What a loader gives. A LightningModule that only knows ``inputs, labels, *_ = batch`` works with it as well."""
+
+    inputs: Tensor  # (N, 3, S, S) uint8, to be normalised on the device by images.normalize; or (N, D) features
+    labels: Tensor  # (N,) int64
+    domains: Tensor  # (N,) int64, the domain's place in the benchmark
+    indices: Tensor  # (N,) int64, row of that domain
+    splits: Tensor | None = None  # (N,) int64, number of the split among those that the loader mixes
+
+
+class Samples(Dataset[Batch]):
+    """Some rows of a domain; ``samples[i]`` is one of them, without the first axis of a ``Batch``."""
+
+    in_memory = True  # reading needs no worker processes
+
+    def __init__(self, labels: np.ndarray, indices: Sequence[int] | np.ndarray, domain_id: int) -> None:
+        rows = np.asarray(indices, dtype=np.int64)
+        self.indices = torch.from_numpy(rows.copy())
+        self.labels = torch.from_numpy(labels[rows].astype(np.int64))
+        self.domains = torch.full_like(self.indices, domain_id)
+        self.splits = torch.zeros_like(self.indices)
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """(n,) places in this data set -> (n, ...)."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Batch:
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        batch = self.take([position % len(self)])
+        return Batch(*(column[0] for column in batch if column is not None))
+
+    def __getitems__(self, positions: list[int]) -> Batch | DataError:
+        # torch's loader asks for a whole batch here. An error from a worker process would come out wrapped in the
+        # worker's traceback, so it travels as a value and is raised where the batch arrives.
+        try:
+            return self.take(positions)
+        except DataError as error:
+            return error
+
+    def take(self, positions: Sequence[int]) -> Batch:
+        """The samples at ``positions`` as one batch. Raises DataError naming the one that cannot be read."""
+        at = torch.as_tensor(positions, dtype=torch.int64)
+        return Batch(self.inputs(at), self.labels[at], self.domains[at], self.indices[at], self.splits[at])
+
+
+class ImageDataset(Samples):
+    """Images of ``rows`` as (3, S, S) uint8, read when they are asked for; an array of moderate size only once.
+
+    ``name`` stands before a message about an image that cannot be read: the benchmark, the domain.
+    """
+
+    def __init__(
+        self, rows: Rows, indices: Sequence[int] | np.ndarray, spec: Preprocessing, domain_id: int, *, name: str = ""
+    ) -> None:
+        super().__init__(rows.labels, indices, domain_id)
+        self.rows, self.spec, self.name = rows, spec, name
+        self.in_memory = isinstance(rows, ArrayRows) and len(self) * 3 * spec.size**2 <= IN_MEMORY
+        self._ready: Tensor | None = None
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        if not self.in_memory:
+            return self._read(self.indices[positions].tolist())
+        if self._ready is None:
+            self._ready = self._as_it_is() if self._fits() else self._read(self.indices.tolist())
+        return self._ready[positions]
+
+    def _fits(self) -> bool:
+        """Whether the array's images have the backbone's size already, so that preprocessing leaves them alone."""
+        size = self.spec.size
+        return (
+            isinstance(self.rows, ArrayRows)
+            and self.rows.array.shape[1:3] == (size, size)
+            and self.spec.crop_fraction == 1
+        )
+
+    def _as_it_is(self) -> Tensor:
+        assert isinstance(self.rows, ArrayRows)
+        return torch.from_numpy(self.rows.array[self.indices.numpy()]).permute(0, 3, 1, 2).contiguous()
+
+    def _read(self, rows: list[int]) -> Tensor:
+        size = self.spec.size
+        batch = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+        for place, row in enumerate(rows):
+            try:
+                batch[place] = images.to_uint8(self.rows.image(row), self.spec)
+            except DataError as error:
+                raise DataError(f"{self.name}: {error}" if self.name else str(error)) from error
+        return batch
+
+
+class FeatureDataset(Samples):
+    """Stored features (rows of the domain, D) -> (N, D) of the chosen rows, without copying the others."""
+
+    def __init__(
+        self, features: Tensor, labels: np.ndarray, indices: Sequence[int] | np.ndarray, domain_id: int
+    ) -> None:
+        assert len(features) == len(labels)
+        super().__init__(labels, indices, domain_id)
+        self.features = features
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        return self.features[self.indices[positions]]
+
+
+class _Joined(Samples):
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self.parts = tuple(parts)
+        self.in_memory = all(part.in_memory for part in parts)
+        self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        for column in ("labels", "domains", "indices", "splits"):
+            setattr(self, column, torch.cat([getattr(part, column) for part in parts]))
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        owner = torch.searchsorted(self.ends, positions, right=True)
+        found: Tensor | None = None
+        for number, part in enumerate(self.parts):
+            mine = (owner == number).nonzero().squeeze(1)
+            if len(mine):
+                values = part.inputs(positions[mine] - (self.ends[number] - len(part)))
+                if found is None:
+                    found = values.new_empty(len(positions), *values.shape[1:])
+                found[mine] = values
+        assert found is not None
+        return found
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """One data set after the other; every sample keeps its domain and row."""
+    assert parts
+    return parts[0] if len(parts) == 1 else _Joined(parts)
+
+
+def with_splits(samples: Samples, numbers: np.ndarray) -> Samples:
+    """The same samples, each in the split of its number."""
+    assert len(numbers) == len(samples)
+    marked = copy.copy(samples)
+    marked.splits = torch.from_numpy(np.asarray(numbers, dtype=np.int64).copy())
+    return marked
+
+
+# Loaders
+
+
+class Loader(DataLoader[Batch]):
+    """torch's loader, except that a sample that cannot be read is one clear sentence from worker processes too."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its private iterator class
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def loader(
+    samples: Samples,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    drop_last: bool = False,
+    workers: int = 0,
+) -> Loader:
+    """Batches in order, or shuffled anew by ``generator`` on each pass.
+
+    The order does not depend on ``workers``: processes that read ahead, used where images are read from files.
+    """
+    sampler: SequentialSampler | RandomSampler
+    sampler = SequentialSampler(samples) if generator is None else RandomSampler(samples, generator=generator)
+    num_workers = 0 if samples.in_memory else workers
+    return Loader(
+        samples,
+        batch_sampler=BatchSampler(sampler, batch_size, drop_last),
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=num_workers > 0 and torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),  # seeds the workers, which draw nothing; without it, the global one
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What one test loader holds: images of ``domain``, each in one of ``splits``.
+
+    ``class_ids``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
+    ``whole``: also evaluate all splits together, as the split "all".
+    """
+
+    __test__ = False  # not a test case, whatever pytest reads in its name
+
+    domain: str
+    splits: tuple[str, ...]
+    class_ids: tuple[int, ...] | None = None
+    whole: bool = False
+
+
+class DataModule(lightning.LightningDataModule):
+    """One shift of a benchmark for a script of one's own: batches of uint8 images, see ``Batch``.
+
+    train: the sources' fit split, or ``shots`` of every class in it. val: the sources' held-out split, less the images
+    whose bytes are among the training images (``left_out`` names them), so that the two are disjoint by content. test:
+    one loader for each domain in ``test_names``: of a source its published test split, else what validation has; of a
+    target its published test split, else all of it. No image of a target is read before a test loader is iterated.
+
+    Raises:
+        ConfigError: a domain that the benchmark does not have.
+        DataError: a source without training images, or a class with fewer images than ``shots``.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        shift: Shift,
+        backbone: Backbone,
+        *,
+        shots: int | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        workers: int = 0,
+        holdout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        for name in (*shift.sources, *shift.targets):
+            if name not in benchmark.domains:
+                raise ConfigError(f"{benchmark.name} has no domain '{name}'; it has {', '.join(benchmark.domains)}")
+        self.benchmark, self.shift, self.spec = benchmark, shift, backbone.preprocessing
+        self.classes = benchmark.classes
+        self.seed, self.batch_size, self.workers = seed, batch_size, workers
+        self.fit_rows: dict[str, np.ndarray] = {}
+        self.val_rows: dict[str, np.ndarray] = {}
+        self._test_rows: dict[str, np.ndarray] = {}
+        self.left_out: tuple[str, ...] = ()  # "domain/id"
+        test_sets = []
+        for index, (name, domain) in enumerate(benchmark.domains.items()):
+            if name not in shift.sources and name not in shift.targets:
+                continue
+            parts = splits(domain, index, seed, holdout)
+            if name in shift.sources:
+                self._take_source(name, domain, parts, shots)
+            if "test" in parts:
+                split, rows = "test", parts["test"]
+            elif name in shift.sources:
+                split, rows = ("val", parts["val"]) if "val" in parts else ("out", parts["out"])
+            else:
+                split, rows = "all", np.sort(np.concatenate(list(parts.values())))
+            if len(rows):
+                self._test_rows[name] = rows
+                test_sets.append(TestSet(name, (split,), domain.class_ids))
+        self.test_sets = tuple(test_sets)
+        self.test_names = tuple(test_set.domain for test_set in test_sets)
+        self._leave_duplicates_out()
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled by the seed; each call begins the same order again."""
+        return self._loader(self.fit_rows, torch.Generator().manual_seed(self.seed))
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """No loader if nothing is held out."""
+        return self._loader(self.val_rows) if any(map(len, self.val_rows.values())) else []
+
+    def test_dataloader(self) -> list[Loader]:
+        """In the order of ``test_names``."""
+        return [self._loader({name: rows}) for name, rows in self._test_rows.items()]
+
+    def _take_source(self, name: str, domain: Domain, parts: dict[str, np.ndarray], shots: int | None) -> None:
+        fit = parts.get("train", parts.get("in"))
+        if fit is None or not len(fit):
+            raise DataError(
+                f"{self.benchmark.name} has no training images in '{name}' (only {', '.join(parts)}); "
+                "it can be a target and no source"
+            )
+        self.fit_rows[name] = pick(domain, self.classes, fit, shots, self.seed)
+        self.val_rows[name] = parts.get("val", parts.get("out", np.empty(0, dtype=np.int64)))
+
+    def _leave_duplicates_out(self) -> None:
+        if not any(map(len, self.val_rows.values())):
+            return
+        digests = {name: self.benchmark.domains[name].rows.digests() for name in self.fit_rows}
+        fitted = {digests[name][row] for name, rows in self.fit_rows.items() for row in rows}
+        for name, rows in self.val_rows.items():
+            again = np.array([digests[name][row] in fitted for row in rows], dtype=bool)
+            if again.any():
+                ids = self.benchmark.domains[name].rows.ids
+                self.left_out += tuple(f"{name}/{ids[row]}" for row in rows[again])
+                self.val_rows[name] = rows[~again]
+
+    def _loader(self, chosen: dict[str, np.ndarray], generator: torch.Generator | None = None) -> Loader:
+        numbers = {name: number for number, name in enumerate(self.benchmark.domains)}
+        parts = [
+            ImageDataset(
+                self.benchmark.domains[name].rows,
+                rows,
+                self.spec,
+                numbers[name],
+                name=f"{self.benchmark.name}, {name}",
+            )
+            for name, rows in chosen.items()
+        ]
+        return loader(concatenate(parts), self.batch_size, generator=generator, workers=self.workers)
