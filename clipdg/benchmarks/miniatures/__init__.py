@@ -27,7 +27,7 @@ from clipdg.benchmarks.miniatures.captions import STYLE_WORDS, caption
 from clipdg.benchmarks.miniatures.scenes import compose, stream
 from clipdg.benchmarks.miniatures.shapes import KINDS
 from clipdg.core import Benchmark, Domain, Shift
-from clipdg.errors import ConfigError
+from clipdg.errors import ConfigError, StorageError
 from clipdg.rows import ArrayRows
 
 VERSION = 1  # of the drawing: raise it with every change that can alter a pixel or a caption
@@ -227,7 +227,7 @@ def _cached(
 ) -> tuple[Images, list[str]]:
     """``draw()``, or what it gave the last time. A file that is not as it was written counts as absent."""
     made_by = {package: version(package) for package in ("numpy", "pillow", "torch")}
-    path = cache.folder("miniatures") / f"{name}-{records.digest([VERSION, made_by, key])[:16]}.npy"
+    path = cache.folder("miniatures") / f"{name}-{records.digest([VERSION, made_by, key])[:16]}.bin"
     kept = _read(path)
     if kept is not None:
         steps.advance(num)
@@ -247,6 +247,8 @@ def _read(path: Path) -> tuple[Images, list[str]] | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path} ({error.strerror}); remove it, or set CLIPDG_CACHE") from error
     sha, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != sha:
         return None
