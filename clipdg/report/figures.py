@@ -92,7 +92,7 @@ def for_page(svg: bytes, title: str) -> str:
     )
     size = re.search(r'width="([0-9.]+)pt" height="([0-9.]+)pt"', text)
     assert size, "an SVG of matplotlib's opens with its size"
-    attributes = f'role="img" aria-label="{html.escape(title)}" style="max-width: {float(size[1]) * 4 / 3:.0f}px"'
+    attributes = f'role="img" aria-label="{html.escape(title)}" style="max-width: {float(size[1]) * 1.6:.0f}px"'
     return text.replace(size[0], attributes, 1)
 
 
@@ -110,7 +110,7 @@ def accuracy(table: Table, narrow: bool = False) -> Figure:
         labels = [_wrap(r.label, 18 if narrow else 30) for r in table.rows]
         margin = 0.15 + 0.066 * max(len(line) for label in labels for line in label.split("\n"))  # inches
         pitch = 0.29 if any("\n" in label for label in labels) else 0.18
-        panel = (4.1 - margin - 0.1) / 2 if narrow else max(1.3, (8.6 - margin) / max(columns, 4))
+        panel = (3.75 - margin - 0.1) / 2 if narrow else max(1.3, (8.6 - margin) / max(columns, 4))
         height = pitch * len(labels) + 0.6
         size = (margin + columns * panel + 0.1, num_rows * height + 0.2)
         figure = Figure(figsize=size, label=f"accuracy-{columns}")
@@ -119,13 +119,13 @@ def accuracy(table: Table, narrow: bool = False) -> Figure:
             across, down = i % columns, i // columns
             axes = figure.add_axes(
                 (
-                    (margin + across * panel + 0.06) / size[0],
+                    (margin + across * panel + 0.08) / size[0],
                     1 - ((down + 1) * height - 0.3) / size[1],
-                    (panel - 0.12) / size[0],
+                    (panel - 0.2) / size[0],
                     (height - 0.6) / size[1],
                 )
             )
-            _panel(axes, table, column, low, high)
+            _panel(axes, table, column, low, high, narrow)
             axes.set_yticks(range(len(labels)), labels if across == 0 else [""] * len(labels), linespacing=0.95)
         figure.text(
             (margin + columns * panel / 2) / size[0], 0.06 / size[1], f"{table.metric.title} ({table.metric.unit})",
@@ -134,10 +134,10 @@ def accuracy(table: Table, narrow: bool = False) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, table: Table, column: Column, low: float, high: float) -> None:
+def _panel(axes: Axes, table: Table, column: Column, low: float, high: float, narrow: bool) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(len(table.rows) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(_ticks(low, high))
+    axes.xaxis.set_major_locator(_ticks(low, high, 2 if narrow else 1))
     axes.grid(True, axis="both")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
@@ -161,7 +161,7 @@ def _panel(axes: Axes, table: Table, column: Column, low: float, high: float) ->
 
 def source_vs_shift(table: Table, narrow: bool = False) -> Figure:
     """Each method at (mean of sources, mean of targets), on equal scales with y = x; names in a column beside it."""
-    width, size = (4.1, 7.0) if narrow else (6.6, 8.0)
+    width, size = (3.75, 7.0) if narrow else (6.6, 8.0)
     with _style(size):
         from matplotlib.figure import Figure
 
@@ -169,7 +169,8 @@ def source_vs_shift(table: Table, narrow: bool = False) -> Figure:
         wrap = 20 if narrow else 30
         names = [_wrap(r.label, wrap) for r in points]
         names_width = 0.3 + size / 8 * 0.066 * max((len(line) for n in names for line in n.split("\n")), default=0)
-        side = width - 0.55 - names_width
+        side = min(width - 0.55 - names_width, 3.8)
+        width = side + 0.55 + names_width
         needed = sum(0.17 if "\n" not in n else 0.28 for n in names)
         height = max(side, needed) + 0.55
         figure = Figure(figsize=(width, height), label=f"source-vs-shift-{width}")
@@ -185,7 +186,7 @@ def source_vs_shift(table: Table, narrow: bool = False) -> Figure:
         axes.plot([low, high], [low, high], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         middle = low + 0.3 * (high - low)
         axes.annotate(
-            "no loss under shift (y = x)", (middle, middle), xytext=(0, 3), textcoords="offset points", color=SOFT,
+            "no loss under shift (y = x)", (middle, middle), xytext=(-4, 4), textcoords="offset points", color=SOFT,
             rotation=math.degrees(math.atan2(height - 0.55, side)), rotation_mode="anchor", ha="center",
             fontsize=size - 1,
         )  # fmt: skip
@@ -297,10 +298,10 @@ def _limits(cells: Sequence[Cell], table: Table) -> tuple[float, float]:
     return low - edge, high + edge
 
 
-def _ticks(low: float, high: float):  # type: ignore[no-untyped-def]  # matplotlib's own type is imported lazily
+def _ticks(low: float, high: float, times: int = 1):  # type: ignore[no-untyped-def]  # matplotlib's own type is imported lazily
     from matplotlib.ticker import MultipleLocator
 
-    return MultipleLocator(25 if high - low > 60 else 20 if high - low > 30 else 10)
+    return MultipleLocator(times * (25 if high - low > 60 else 20 if high - low > 30 else 10))
 
 
 def _wrap(text: str, width: int) -> str:

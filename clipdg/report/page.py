@@ -96,7 +96,7 @@ def _write_study(study: Study, sheet: tuple[bytes, str] | None, out: Path) -> di
 
     written = {
         f"{study.slug}-accuracy": (domains, _caption(domains)),
-        f"{study.slug}-summary": (averages, _caption(averages)),
+        f"{study.slug}-summary": (averages, _caption(averages, main)),
     }
     written |= {f"{study.slug}-{t.metric.name.replace('_', '-')}": (_domain_view(t), _caption(t)) for t in others}
     for name, (shown, caption) in written.items():
@@ -130,7 +130,7 @@ def _write_study(study: Study, sheet: tuple[bytes, str] | None, out: Path) -> di
         "averages": averages,
         "others": others,
         "domains_caption": _caption(domains),
-        "averages_caption": _caption(averages),
+        "averages_caption": _caption(averages, main),
         "others_caption": _others_caption(main, others),
         "accuracy": drawn["accuracy"],
         "accuracy_caption": _figure_caption(
@@ -154,11 +154,11 @@ def _write_study(study: Study, sheet: tuple[bytes, str] | None, out: Path) -> di
 # Words
 
 
-def _caption(t: Table) -> str:
+def _caption(t: Table, whole: Table | None = None) -> str:
     """What is shown, over how many images and seeds, and what the spread is."""
     what = f"{t.metric.title[0].upper()}{t.metric.title[1:]} ({t.metric.unit})"
     keys = [c.key for c in t.columns]
-    parts = [f"{what}{_images(t)}.", f"{SPREAD}; {_seeds(t)}."]
+    parts = [f"{what}{_images(whole or t)}.", f"{SPREAD}; {_seeds(t)}."]
     if "gap" in keys:
         parts.append(
             "Source: mean of the source domains. Shifted: mean of the target domains. Gap: source − shifted, paired by "
@@ -193,11 +193,18 @@ def _seeds(t: Table, one: str = "; a row with one seed has no ±") -> str:
 
 
 def _images(t: Table) -> str:
-    counts = sorted({n for c in t.domains for n in c.num_images})
-    if not counts:
-        return ""
-    text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    return f", {text} test images a domain and run"
+    """How many images a number rests on; the sources' where they are averaged over shifts and have no column."""
+    targets = {n for c in t.domains if c.role == "target" for n in c.num_images}
+    sources = {n for c in t.columns if c.role == "source" or c.key == "source" for n in c.num_images}
+    if not sources or sources == targets:
+        return f", {_range(targets)} test images a domain and run" if targets else ""
+    if not targets:
+        return f", {_range(sources)} test images a domain and run"
+    return f", {_range(targets)} test images a target and run, {_range(sources)} a source"
+
+
+def _range(counts: set[int]) -> str:
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def _marked(t: Table, best: str, second: str) -> str:
@@ -218,7 +225,8 @@ def _summary(study: Study, t: Table) -> str:
     settings = "1 setting was" if num == 1 else f"{num} settings were"
     if len(study.shifts) == 1:
         how = (
-            f"{_join(shift['sources'])} as source and {_join(shift['targets'])} as unseen target{_s(shift['targets'])}"
+            f"{_join(shift['sources'])} as source{_s(shift['sources'])} and "
+            f"{_join(shift['targets'])} as target{_s(shift['targets'])}"
         )
     else:
         how = f"these shifts: {describe_shifts(study)}"
@@ -234,15 +242,16 @@ def _summary(study: Study, t: Table) -> str:
     first = _top(full, "shifted", t.metric)
     mean = first[0].cells["shifted"]
     text.append(
-        f"Averaged over the shifted domains, {_join([r.label for r in first])} "
-        f"{'has' if len(first) == 1 else 'have'} the highest top-1 accuracy, {_percent(mean.mean, t.metric)}"
+        f"Averaged over the shifted domains, {_join([_quoted(r) for r in first])} "
+        f"{'has' if len(first) == 1 else 'have'} {'the highest' if len(full) > 1 else 'a'} top-1 accuracy"
+        f"{',' if len(full) > 1 else ' of'} {_percent(mean.mean, t.metric)}"
         + (f" ({_error(mean.error, t.metric, first[0])})." if len(first) == 1 else ".")
     )
     rest = [r for r in full if r not in first]
     if rest and len(first) == 1:
         second = _top(rest, "shifted", t.metric)[0]
         difference = paired_difference(mean.values, second.cells["shifted"].values)
-        sentence = f"{second.label} follows with {_percent(second.cells['shifted'].mean, t.metric)}"
+        sentence = f"{_quoted(second)} follows with {_percent(second.cells['shifted'].mean, t.metric)}"
         if difference and difference[1] is not None:
             points, error, seeds = difference
             sentence += (
@@ -251,18 +260,18 @@ def _summary(study: Study, t: Table) -> str:
             )
         text.append(sentence + ".")
     source = [r for r in full if r.cells["source"].mean is not None]
-    if source and num > 1:
+    if len(source) > 1:
         top = _top(source, "source", t.metric)
         number = _percent(top[0].cells["source"].mean, t.metric)
         text.append(
-            f"On the source, {_join([r.label for r in top])} {'is' if len(top) == 1 else 'are'} highest with {number}."
+            f"On the source, {_join([_quoted(r) for r in top])} {'is' if len(top) == 1 else 'are'} highest with {number}."
         )
         least = min(source, key=lambda r: r.cells["gap"].mean or 0.0)
         most = max(source, key=lambda r: r.cells["gap"].mean or 0.0)
         a, b = (format_mean(r.cells["gap"].mean, None, t.metric) for r in (least, most))
         text.append(
-            f"From source to shifted domains the loss is smallest for {least.label} ({a} points) and largest for "
-            f"{most.label} ({b} points)."
+            f"From source to shifted domains the loss is smallest for {_quoted(least)} ({a} points) and largest for "
+            f"{_quoted(most)} ({b} points)."
         )
     elif source:
         gap = format_mean(source[0].cells["gap"].mean, None, t.metric)
@@ -270,7 +279,7 @@ def _summary(study: Study, t: Table) -> str:
             f"On the source it has {_percent(source[0].cells['source'].mean, t.metric)}: a gap of {gap} points."
         )
     worst = [r.cells["worst"].note for r in t.rows if r.cells["worst"].note]
-    if len(t.domains) > 2 and worst:
+    if len(t.domains) > 2 and len(worst) > 1:
         name = max(dict.fromkeys(worst), key=worst.count)
         text.append(f"The lowest domain is {name} for {worst.count(name)} of {len(worst)}.")
     left = num - sum(r.cells["shifted"].mean is not None for r in t.rows)
@@ -299,6 +308,10 @@ def _error(error: float | None, metric: Metric, row: Row) -> str:
     if error is None:
         return "one seed"
     return f"standard error {format_mean(error, None, metric)} over {len(row.seeds)} seeds"
+
+
+def _quoted(row: Row) -> str:
+    return f"“{row.label}”"
 
 
 def _join(words: Sequence[str]) -> str:
@@ -448,7 +461,9 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(cell=_cell, head=_head, read=_asset, marked=_marked, domain_view=_domain_view)
+    environment.globals.update(
+        cell=_cell, head=_head, read=_asset, marked=_marked, domain_view=_domain_view, error_width=_error_width
+    )
     return environment.get_template("page.html.jinja")
 
 
@@ -464,8 +479,10 @@ def _asset(name: str) -> str:
 def _head(column: Column) -> tuple[str, str]:
     """A column's name and the line under it."""
     counts = column.num_images
+    if column.role == "average":
+        return column.head, {"shifted": "mean", "source": "mean", "gap": "points"}.get(column.key, "")
     under = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}–{counts[-1]:,}"
-    under = f"{under} images" if under else {"shifted": "mean", "source": "mean", "gap": "points"}.get(column.key, "")
+    under += " images" if under else ""
     return column.head, f"source · {under}" if column.role == "source" else under
 
 
@@ -482,6 +499,11 @@ def _cell(t: Table, row: Row, column: Column) -> dict[str, Any]:
         "sort": "" if cell.mean is None else f"{cell.mean:.8f}",
         "n": cell.n,
     }
+
+
+def _error_width(t: Table) -> int:
+    """Characters of the longest error, so that numbers with and without one keep their decimals in line."""
+    return max(len(t.text(r, c).partition(" ± ")[2]) for r in t.rows for c in t.columns)
 
 
 def _markdown(context: Mapping[str, Any]) -> str:

@@ -497,22 +497,28 @@ def table(study: Study, metric: str = "top1") -> Table:
     for name, domain, kind in places:
         shift = next(s for s in study.shifts if s["name"] == name)
         head = domain if heads.count(domain) == 1 else f"{', '.join(shift['sources'])} → {domain}"
-        counts = {
-            e["num_images"]
-            for r in study.records
-            if r.content["shift"]["name"] == name and (e := reported(r, domain)) is not None
-        }
-        columns.append(
-            Column(f"{name}/{domain}", head, "source" if kind == "source" else "target", tuple(sorted(counts)))
-        )
+        kind_: Literal["source", "target"] = "source" if kind == "source" else "target"
+        columns.append(Column(f"{name}/{domain}", head, kind_, _num_images(study, [(name, domain)])))
+    sources = _num_images(study, [(s["name"], d) for s in study.shifts for d in s["sources"]])
+    columns.append(Column("source", "source", "average", sources))
     columns += [
         Column(key, head, "average")
-        for key, head in (("source", "source"), ("shifted", "shifted"), ("worst", "worst domain"), ("gap", "gap"))
+        for key, head in (("shifted", "shifted"), ("worst", "worst domain"), ("gap", "gap"))
     ]
     spec = METRICS[metric]
     rows = tuple(_row(study, setting, columns, spec) for setting in study.rows)
     compared = _comparable(study)
     return Table(spec, tuple(columns), rows, compared, _marks(rows, columns, compared, spec))
+
+
+def _num_images(study: Study, places: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+    """The different numbers of images that (shift, domain) was tested on, ascending."""
+    found = set[int]()
+    for record in study.records:
+        for name, domain in places:
+            if record.content["shift"]["name"] == name and (e := reported(record, domain)) is not None:
+                found.add(int(e["num_images"]))
+    return tuple(sorted(found))
 
 
 def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metric) -> Row:
@@ -568,7 +574,10 @@ def _comparable(study: Study) -> tuple[str, ...]:
 def _marks(
     rows: Sequence[Row], columns: Sequence[Column], compared: Sequence[str], metric: Metric
 ) -> dict[tuple[str, str], Literal["best", "second"]]:
-    """Best and second best by the number as printed, so that equal numbers are marked equally; a gap has no best."""
+    """Best and second best by the number as printed, so that equal numbers are marked equally.
+
+    A gap has no best, since a poor source makes it small; nor has a column whose highest number most rows share.
+    """
     marks: dict[tuple[str, str], Literal["best", "second"]] = {}
     sign = 1 if metric.better == "higher" else -1
     for column in columns:
@@ -580,7 +589,7 @@ def _marks(
         if column.key == "gap":
             continue
         ranks = sorted(set(values.values()), reverse=True)
-        if len(ranks) < 2:
+        if len(ranks) < 2 or 2 * list(values.values()).count(ranks[0]) > len(values):
             continue
         for label, number in values.items():
             if number == ranks[0]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from clipdg.records import Record, digest
 
@@ -169,16 +166,3 @@ def leave_one_out(seeds: Sequence[int] = (0, 1, 2), methods: Sequence[str] = ("z
                     )
                 )
     return made
-
-
-@pytest.fixture
-def publish(tmp_path: Path) -> Any:
-    """Write records into a folder; returns the folder."""
-
-    def write(records: Sequence[Record], name: str = "runs") -> Path:
-        folder = tmp_path / name
-        for record in records:
-            assert record.publish(folder)
-        return folder
-
-    return write
