@@ -10,8 +10,8 @@ from clipdg import catalog, config
 from clipdg.core import Backbone, Benchmark, ClipBackbone
 from clipdg.errors import ConfigError
 from clipdg.prompts import class_directions
-from clipdg.run import Session, open_backbone
-from clipdg.run import run as _run
+from clipdg.runner import Session, open_backbone
+from clipdg.runner import run as _run
 
 if TYPE_CHECKING:
     from clipdg.classifier import Classifier

@@ -19,27 +19,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from clipdg import images
 from clipdg.core import Backbone, Fit
+from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 
 METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
 NUM_BINS = 15  # of the expected calibration error, equally wide; Guo et al. 2017
 _BELOW_ONE = 1.0 - 2.0**-24  # torchmetrics gives a confidence of exactly 1 a sixteenth bin of its own
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """What one test loader holds: images of ``domain``, each in one of ``splits``.
-
-    ``class_ids``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
-    ``whole``: also evaluate all splits together, as the split "all".
-    """
-
-    __test__ = False  # not a test case, whatever pytest reads in its name
-
-    domain: str
-    splits: tuple[str, ...]
-    class_ids: tuple[int, ...] | None = None
-    whole: bool = False
 
 
 class Predictions(NamedTuple):

@@ -15,7 +15,7 @@ from clipdg import prompts
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
 from clipdg.methods.zero_shot import ZeroShot
-from clipdg.run import open_backbone
+from clipdg.runner import open_backbone
 
 
 @dataclass

@@ -160,8 +160,8 @@ def run(
     resolved = config.load(file, overrides)
     if out is not None:
         _check_folder(out)
-    from clipdg.run import Session
-    from clipdg.run import run as run_
+    from clipdg.runner import Session
+    from clipdg.runner import run as run_
 
     with _Progress() as progress:
         records = run_(resolved, out, Session(progress=progress))

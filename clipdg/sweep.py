@@ -65,7 +65,7 @@ def execute(
     on_start: Callable[[int, int, config.Resolved], None] | None = None,
 ) -> Outcome:
     """Run what has no record in ``out``; a run that fails is collected and the others go on."""
-    from clipdg.run import Session, run
+    from clipdg.runner import Session, run
 
     session = Session(progress=progress)
     outcome = Outcome()

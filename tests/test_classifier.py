@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clipdg
 from clipdg import trainer
-from clipdg.classifier import Classifier, TestSet
+from clipdg.classifier import Classifier
 from clipdg.core import Benchmark, ClipBackbone, Fit
+from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 
 
@@ -32,8 +33,8 @@ def evaluate(classifier: Classifier, *loaders: Any) -> None:
         trainer.make("test").test(classifier, list(loaders), verbose=False)
 
 
-def batches(*columns: torch.Tensor, size: int = 7) -> list[tuple[torch.Tensor, ...]]:
-    return list(zip(*(c.split(size) for c in columns), strict=True))
+def batches(*columns: torch.Tensor, size: int = 7) -> DataLoader[tuple[torch.Tensor, ...]]:
+    return DataLoader(TensorDataset(*columns), batch_size=size)
 
 
 def naive_ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -188,7 +189,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode_and_unchanged(squares: Bench
 def test_zero_shot_has_nothing_to_fit(squares: Benchmark, clip: ClipBackbone) -> None:
     with trainer.quiet(), pytest.raises(ConfigError, match="nothing to fit"):
         trainer.make("fit", max_epochs=1).fit(
-            clipdg.zero_shot(clip, squares.classes), [(torch.zeros(2, 64), torch.zeros(2).long())]
+            clipdg.zero_shot(clip, squares.classes), batches(torch.zeros(2, 64), torch.zeros(2).long())
         )
 
 
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops(clip: ClipBackbone) -> None:
     fit = Fit("sgd", lr=1.0, epochs=1, batch_size=2)
     with trainer.quiet(), pytest.raises(DivergedError, match="step 0"):
         trainer.make("fit", max_epochs=1).fit(
-            Classifier(clip, head, 2, fit), [(torch.full((2, 64), math.inf), torch.zeros(2).long())]
+            Classifier(clip, head, 2, fit), batches(torch.full((2, 64), math.inf), torch.zeros(2).long())
         )
 
 

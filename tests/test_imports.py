@@ -18,7 +18,7 @@ LAYERS = (
     ("data", "config", "trainer", "contact", "statistics", "selection", "report"),
     ("classifier", "features"),
     ("pretrain",),
-    ("run",),
+    ("runner",),
     ("classify", "sweep", "api"),
     ("demo",),
     ("cli", "__main__"),

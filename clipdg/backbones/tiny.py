@@ -49,7 +49,7 @@ class Architecture:
     text_width: int = 64
     text_layers: int = 2
     heads: int = 4  # of either transformer
-    context_length: int = 24
+    context_length: int = 48  # room for CoOp's 16 vectors and for words spelled by letters
 
 
 class Tokenizer:

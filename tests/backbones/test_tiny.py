@@ -40,7 +40,7 @@ def test_words_of_captions_are_one_token_and_others_are_spelled(clip: tiny.Tiny)
     # words, sorted: a fish large of photo red sketch tree -> 3...10; then the letters: a 11, b 12, ...
     letter = {c: 11 + i for i, c in enumerate(tiny.CHARACTERS)}
     tokens = clip.tokenize(["a Red fish.", "a dog"])
-    assert tokens.shape == (2, 24)
+    assert tokens.shape == (2, 48)
     assert tokens[0].tolist() == [1, 3, 8, 4, letter["."], 2] + [0] * 18
     assert tokens[1].tolist() == [1, 3, letter["d"], letter["o"], letter["g"], 2] + [0] * 18
     assert clip.unknown_words(["a dog", "red cat, 3 dog fish"]) == ["dog", "cat"]
@@ -52,9 +52,9 @@ def test_what_cannot_be_spelled_is_named(clip: tiny.Tiny) -> None:
 
 
 def test_a_text_is_never_cut(clip: tiny.Tiny) -> None:
-    assert clip.tokenize([" ".join(["fish"] * 22)])[0, -1] == tiny.END
-    with pytest.raises(DataError, match=r"'fish .*' is 25 tokens for tiny, which takes 24"):
-        clip.tokenize([" ".join(["fish"] * 23)])
+    assert clip.tokenize([" ".join(["fish"] * 46)])[0, -1] == tiny.END
+    with pytest.raises(DataError, match=r"'fish .*' is 49 tokens for tiny, which takes 48"):
+        clip.tokenize([" ".join(["fish"] * 47)])
 
 
 @pytest.mark.parametrize("model", [None, "vit"])

@@ -74,8 +74,8 @@ def test_only_the_context_has_a_gradient(clip: ClipBackbone) -> None:
 
 
 def test_a_context_that_leaves_no_room_is_refused(clip: ClipBackbone) -> None:
-    with pytest.raises(ConfigError, match="22 context vectors leave too little of 24 tokens"):
-        coop.build(coop.Config(num_context=22), clip, bench())
+    with pytest.raises(ConfigError, match="46 context vectors leave too little of 48 tokens"):
+        coop.build(coop.Config(num_context=46), clip, bench())
 
 
 @pytest.mark.parametrize(

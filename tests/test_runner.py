@@ -15,7 +15,7 @@ from clipdg import config, records
 from clipdg.core import Benchmark, Domain, Rows, leave_one_out
 from clipdg.errors import ConfigError, DataError
 from clipdg.features import FeatureStore
-from clipdg.run import Session, run
+from clipdg.runner import Session, run
 
 
 @pytest.fixture

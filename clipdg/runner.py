@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdg import catalog, config, contact, data, records, trainer
-from clipdg.classifier import Classifier, TestSet
+from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift
 from clipdg.errors import ConfigError, RecordError
 from clipdg.features import FeatureStore
@@ -183,12 +183,13 @@ class _Run:
         rows = {}
         for source in self.shift.sources:
             domain = self.benchmark.domains[source]
-            splits = self.splits[source]
-            order = splits["train"] if "train" in splits else splits["in"]
+            order = self.splits[source].get("train", self.splits[source].get("in"))
+            if order is None:
+                raise ConfigError(f"{self.benchmark.name} publishes no training images of {source}; it cannot be a source")
             rows[source] = data.pick(domain, self.benchmark.classes, order, self.values["shots"], self.seed)
         return rows
 
-    def _inputs(self, name: str, rows: np.ndarray) -> data.ImageDataset | data.FeatureDataset:
+    def _inputs(self, name: str, rows: np.ndarray) -> data.Samples:
         """Rows of a domain as this run takes them: stored features, or images if the backbone is trained."""
         domain = self.benchmark.domains[name]
         number = list(self.benchmark.domains).index(name)
@@ -213,9 +214,9 @@ class _Run:
             fitting = trainer.make(f"fit {name}", self.session.progress, max_epochs=how.epochs if how else 1)
             fitting.fit(classifier, loader)
 
-    def _test_sets(self) -> list[TestSet]:
+    def _test_sets(self) -> list[data.TestSet]:
         return [
-            TestSet(name, tuple(self.splits[name]), domain.class_ids, whole=self._is_whole(name))
+            data.TestSet(name, tuple(self.splits[name]), domain.class_ids, whole=self._is_whole(name))
             for name, domain in self.benchmark.domains.items()
         ]
 
