@@ -22,8 +22,9 @@ from clipdg.report.tables import Cell, Column, Row, Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
-INK, SOFT, GRID, PAPER = "#1f2328", "#656d77", "#d8dce1", "#fefefe"
+INK, SOFT, GRID, PAPER = "#1f2328", "#656d77", "#d8dce1", "#ffffff"
 SOURCE, TARGET, MEAN = "#0072b2", "#d55e00", "#1f2329"  # MEAN is ink, one step off so that it can be told from text
 # What each colour becomes in a page: custom properties that page.css defines for light and dark.
 PAGE_COLOURS = {
@@ -52,7 +53,7 @@ _RC: dict[Any, object] = {  # Any: matplotlib types its keys as one long Literal
     "text.color": INK,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "figure.facecolor": "none",
+    "figure.facecolor": PAPER,
     "axes.facecolor": "none",
 }
 
@@ -298,7 +299,7 @@ def _limits(cells: Sequence[Cell], table: Table) -> tuple[float, float]:
     return low - edge, high + edge
 
 
-def _ticks(low: float, high: float, times: int = 1):  # type: ignore[no-untyped-def]  # matplotlib's own type is imported lazily
+def _ticks(low: float, high: float, times: int = 1) -> Locator:
     from matplotlib.ticker import MultipleLocator
 
     return MultipleLocator(times * (25 if high - low > 60 else 20 if high - low > 30 else 10))

@@ -173,9 +173,12 @@ def _caption(t: Table, whole: Table | None = None) -> str:
 
 
 def _figure_caption(t: Table, text: str) -> str:
+    ones = sum(len(r.seeds) == 1 for r in t.rows)
+    if ones == len(t.rows):
+        return f"{text} Hollow marks: one seed a row, so there is no spread over seeds to show{_images(t)}."
     bars = "Bars: ± one standard error over seeds, where they are wider than the mark"
-    hollow = "; hollow: one seed, no bar" if any(len(r.seeds) == 1 for r in t.rows) else ""
-    return f"{text} {bars}{hollow} ({_seeds(t, '').strip()}){_images(t)}."
+    hollow = "; hollow: one seed, no bar" if ones else ""
+    return f"{text} {bars}{hollow}; {_seeds(t, '')}{_images(t)}."
 
 
 def _others_caption(main: Table, others: Sequence[Table]) -> str:
@@ -263,9 +266,8 @@ def _summary(study: Study, t: Table) -> str:
     if len(source) > 1:
         top = _top(source, "source", t.metric)
         number = _percent(top[0].cells["source"].mean, t.metric)
-        text.append(
-            f"On the source, {_join([_quoted(r) for r in top])} {'is' if len(top) == 1 else 'are'} highest with {number}."
-        )
+        verb = "is" if len(top) == 1 else "are"
+        text.append(f"On the source, {_join([_quoted(r) for r in top])} {verb} highest with {number}.")
         least = min(source, key=lambda r: r.cells["gap"].mean or 0.0)
         most = max(source, key=lambda r: r.cells["gap"].mean or 0.0)
         a, b = (format_mean(r.cells["gap"].mean, None, t.metric) for r in (least, most))
@@ -334,10 +336,14 @@ def _notes(study: Study) -> list[str]:
         fixed = [name for key, name in may_follow if key not in seeded]
         same = f"; {_join(fixed)} are the same for all seeds" if fixed else ""
         notes.append(f"What follows the seed ({who}): {', '.join(seeded) or 'nothing'}{same}.")
-    sets = {row.seeds for row in study.rows}
-    if len(sets) > 1:
-        rows = "; ".join(f"{row.label}: {', '.join(row.seeds)}" for row in study.rows)
-        notes.append(f"Rows differ in their seeds. {rows}.")
+    by_seeds: dict[tuple[str, ...], list[str]] = {}
+    for row in study.rows:
+        by_seeds.setdefault(row.seeds, []).append(row.label)
+    if len(by_seeds) > 1:
+        most = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]))
+        rows = [f"{', '.join(f'“{x}”' for x in labels)}: {', '.join(seeds)}"
+                for seeds, labels in by_seeds.items() if seeds != most]  # fmt: skip
+        notes.append(f"Rows differ in their seeds. Most have {', '.join(most)}. {'; '.join(rows)}.")
     random = [row.label for row in study.rows if row.records[0].content["weights"]["random"]]
     if random:
         notes.append(f"Started from random weights: {', '.join(random)}.")
@@ -501,9 +507,12 @@ def _cell(t: Table, row: Row, column: Column) -> dict[str, Any]:
     }
 
 
-def _error_width(t: Table) -> int:
-    """Characters of the longest error, so that numbers with and without one keep their decimals in line."""
-    return max(len(t.text(r, c).partition(" ± ")[2]) for r in t.rows for c in t.columns)
+def _error_width(*tables: Table) -> int:
+    """Characters of the longest error, so that numbers with and without one keep their decimals in line.
+
+    -2 if there is none: the two of its sign are not kept free either.
+    """
+    return max(len(t.text(r, c).partition(" ± ")[2]) for t in tables for r in t.rows for c in t.columns) or -2
 
 
 def _markdown(context: Mapping[str, Any]) -> str:
