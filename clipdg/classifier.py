@@ -115,6 +115,7 @@ class Classifier(lightning.LightningModule):
     def on_fit_start(self) -> None:
         if self.how is None and not hasattr(self.method, "solve"):
             raise ConfigError(f"{type(self.method).__name__} has nothing to fit; call trainer.test")
+        self.train()  # backbones are loaded in evaluation mode, and Lightning keeps each module in the mode it finds
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         inputs, labels = batch[0], batch[1]
@@ -241,6 +242,8 @@ class Classifier(lightning.LightningModule):
         state = self._loaders[loader]
         for number, (split, metrics) in enumerate(state.metrics.items()):
             chosen = slice(None) if split == "all" or splits is None else splits == number
+            if not isinstance(chosen, slice) and not chosen.any():
+                continue  # torchmetrics takes no empty batch
             for name, metric in metrics.items():
                 if name == "nll":
                     metric.update(nll[chosen])

@@ -71,6 +71,7 @@ class _Progress:
         self.stage = ""
         self.task: Any = None
         self.started = self.last = 0.0
+        self.first = 0
 
     def __enter__(self) -> _Progress:
         if sys.stderr.isatty():
@@ -94,7 +95,7 @@ class _Progress:
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage != self.stage:
-            self.stage, self.started, self.last = stage, now, now
+            self.stage, self.started, self.last, self.first = stage, now, now, done
             if self.bar is not None:
                 if self.task is not None:
                     self.bar.remove_task(self.task)
@@ -103,8 +104,11 @@ class _Progress:
             self.bar.update(self.task, completed=done, total=total)
         elif now - self.last >= self.INTERVAL and done < total:
             self.last = now
-            left = (now - self.started) / max(done, 1) * (total - done)
-            _say(f"  {stage}: {done:,} of {total:,}, about {_duration(left)} left")
+            estimate = ""
+            if done > self.first:  # from the first call on, before which libraries are imported
+                left = (now - self.started) / (done - self.first) * (total - done)
+                estimate = f", about {_duration(left)} left"
+            _say(f"  {stage}: {done:,} of {total:,}{estimate}")
 
 
 def _duration(seconds: float) -> str:

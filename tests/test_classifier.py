@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import clipdg
 from clipdg import trainer
 from clipdg.classifier import Classifier
-from clipdg.core import Benchmark, ClipBackbone, Fit
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 
@@ -101,10 +101,11 @@ def test_a_class_subset_is_scored_among_its_own_classes(clip: ClipBackbone) -> N
 def test_splits_are_the_same_images_evaluated_apart(clip: ClipBackbone) -> None:
     logits, labels = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 6
     splits = torch.tensor([0, 1, 1, 1] * 10)
-    sets = [TestSet("d", ("out", "in"), whole=True)]
+    sets = [TestSet("d", ("out", "in", "empty"), whole=True)]
     classifier = Classifier(clip, Fixed(), 6, test_sets=sets)
     columns = (logits, labels, torch.zeros(40).long(), torch.arange(40), splits)
-    evaluate(classifier, batches(*columns))
+    evaluate(classifier, batches(*columns, size=3))  # some of the batches have images of one split only
+    assert set(classifier.results["d", "empty"].values()) == {None}
     for number, split in enumerate(("out", "in")):
         alone = Classifier(clip, Fixed(), 6)
         evaluate(alone, batches(logits[splits == number], labels[splits == number]))
@@ -130,7 +131,7 @@ def test_a_logit_that_is_not_finite_is_named(clip: ClipBackbone) -> None:
         evaluate(Classifier(clip, Fixed(), 2), batches(torch.tensor([[math.nan, 0.0]]), torch.tensor([0])))
 
 
-def loader(squares: Benchmark, clip: ClipBackbone, domain: str) -> DataLoader[tuple[torch.Tensor, ...]]:
+def loader(squares: Benchmark, clip: Backbone, domain: str) -> DataLoader[tuple[torch.Tensor, ...]]:
     rows = squares.domains[domain].rows
     images = torch.stack([clip.preprocess(rows.image(i)) for i in range(len(rows))])
     return DataLoader(TensorDataset(images, torch.from_numpy(rows.labels)), batch_size=8, shuffle=True)
@@ -184,6 +185,17 @@ def test_a_frozen_backbone_stays_in_evaluation_mode_and_unchanged(squares: Bench
         warnings.simplefilter("ignore")
         trainer.make("fit", max_epochs=1).fit(context, loader(squares, clip, "bright"))
     assert all(torch.equal(v, before[k]) for k, v in clip.state_dict().items())  # type: ignore[attr-defined]
+
+
+def test_a_trained_backbone_learns_its_batch_statistics(squares: Benchmark) -> None:
+    resnet = clipdg.load_backbone("tiny:resnet", "random:0")
+    before = {k: v.clone() for k, v in resnet.state_dict().items()}  # type: ignore[attr-defined]
+    fit = Fit("adam", lr=1e-3, epochs=1, batch_size=8)
+    classifier = Classifier(resnet, nn.Linear(resnet.embed_dim, 3), 3, fit, trains_backbone=True)
+    with trainer.quiet():
+        trainer.make("fit", max_epochs=1).fit(classifier, loader(squares, resnet, "bright"))
+    after = resnet.state_dict()  # type: ignore[attr-defined]
+    assert {k for k in before if torch.equal(before[k], after[k])} == set()
 
 
 def test_zero_shot_has_nothing_to_fit(squares: Benchmark, clip: ClipBackbone) -> None:

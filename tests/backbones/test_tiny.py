@@ -41,8 +41,8 @@ def test_words_of_captions_are_one_token_and_others_are_spelled(clip: tiny.Tiny)
     letter = {c: 11 + i for i, c in enumerate(tiny.CHARACTERS)}
     tokens = clip.tokenize(["a Red fish.", "a dog"])
     assert tokens.shape == (2, 48)
-    assert tokens[0].tolist() == [1, 3, 8, 4, letter["."], 2] + [0] * 18
-    assert tokens[1].tolist() == [1, 3, letter["d"], letter["o"], letter["g"], 2] + [0] * 18
+    assert tokens[0].tolist() == [1, 3, 8, 4, letter["."], 2] + [0] * 42
+    assert tokens[1].tolist() == [1, 3, letter["d"], letter["o"], letter["g"], 2] + [0] * 42
     assert clip.unknown_words(["a dog", "red cat, 3 dog fish"]) == ["dog", "cat"]
 
 
