@@ -223,7 +223,7 @@ def test_the_web_never_shows_nor_names_what_is_held_out(monkeypatch: pytest.Monk
 
 def test_captions_know_every_word_of_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(styles, "render", undrawn)
-    _, texts = miniatures.web(0, 9000, 16)
+    _, texts = miniatures.web(0, size=16)
     known = set(re.findall("[a-z]+", " ".join(texts)))
     for template, kind in itertools.product(miniatures.TEMPLATES, miniatures.CLASSES):
         prompts.check_template(template)

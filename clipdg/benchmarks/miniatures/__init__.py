@@ -132,7 +132,7 @@ def held_out_combinations(num_classes: int = len(CLASSES)) -> dict[str, tuple[st
 
 def web(
     seed: int,
-    num_pairs: int = 9_000,
+    num_pairs: int = 13_500,
     size: int = 32,
     styles: Mapping[str, float] | None = None,
     progress: Progress | None = None,
