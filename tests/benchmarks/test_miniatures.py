@@ -246,6 +246,14 @@ def test_the_web_is_mixed_in_its_shares(monkeypatch: pytest.MonkeyPatch) -> None
     assert miniatures._shares({"a": 1, "b": 0}, 3) == {"a": 3}
 
 
+def test_the_order_of_the_shares_does_not_matter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = miniatures.web(0, 5, 16, {"photo": 1, "cartoon": 1})
+    monkeypatch.setenv("CLIPDG_CACHE", str(tmp_path / "another"))
+    second = miniatures.web(0, 5, 16, {"cartoon": 1, "photo": 1})
+    assert (first[0] == second[0]).all()
+    assert first[1] == second[1]
+
+
 def test_three_captions_in_a_hundred_name_another_class_and_three_none() -> None:
     rng = np.random.default_rng(0)
     scene = scenes.compose("apple", rng, 0.5)

@@ -153,6 +153,7 @@ def web(
             )
     if num_pairs < 1 or any(share < 0 for share in mix.values()) or not sum(mix.values()) > 0:
         raise ConfigError(f"{num_pairs} pairs in shares {mix} cannot be drawn; give at least one pair and one share")
+    mix = {s: mix[s] for s in WEB if s in mix}  # in whatever order they were given
     held_out = held_out_combinations(num_classes)
     allowed = {s: tuple(c for c in _classes(num_classes) if c not in held_out.get(s, ())) for s in mix}
     steps = _Steps(num_pairs, progress)
