@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import clipdg
 from clipdg.core import Benchmark, ClipBackbone, Domain, Shift
@@ -38,3 +39,9 @@ def squares() -> Benchmark:
         ids = [f"{name}/{i}" for i in range(36)]
         domains[name] = Domain(name, ArrayRows(images, labels, ids), noun=name)
     return Benchmark("squares", CLASSES, domains, (Shift("dark", ("bright",), ("dark",)),), ("a {}",))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Towers this small gain little from a second thread, and lose much where another process has the core."""
+    torch.set_num_threads(1)
