@@ -308,6 +308,23 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         from_webdataset(str(tmp_path / "1.tar"))
 
 
+def test_the_web_mix_and_its_photo_only_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPDG_CACHE", str(tmp_path / "cache"))
+    steps: list[tuple[str, int, int]] = []
+    mixed = module.open_source(PretrainConfig(num_pairs=40), 24, lambda *step: steps.append(step))
+    photos = module.open_source(PretrainConfig(num_pairs=40, styles={"photo": 1.0}), 24)
+    spec = tiny.initialise("resnet", 0, size=24).preprocessing
+    assert len(mixed.captions) == len(mixed.pairs(spec)) == 40
+    assert mixed.pairs(spec).digest != photos.pairs(spec).digest
+    assert steps[-1] == ("drawing the pairs", 40, 40)
+    assert mixed.pixels is not None
+    assert torch.equal(
+        mixed.pairs(spec).images(torch.tensor([3]))[0], torch.from_numpy(mixed.pixels[3]).permute(2, 0, 1)
+    )
+    with pytest.raises(ConfigError, match="styles are shares of the built-in web mix"):
+        module.open_source(PretrainConfig("folder", str(tmp_path), styles={"photo": 1.0}), 24)
+
+
 def test_unknown_data_and_a_missing_root_are_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'webdataset'"):
         module.open_source(PretrainConfig("webdatasets"), 32)
