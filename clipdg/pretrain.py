@@ -55,7 +55,8 @@ class PretrainConfig:
 
     data: str = "miniatures"
     root: str | None = None
-    num_pairs: int = field(default=9_000, metadata={"min": 2})  # of the web mix; elsewhere all there are
+    num_pairs: int = field(default=13_500, metadata={"min": 2})  # of the web mix; elsewhere all there are
+    styles: dict[str, float] | None = None  # the web mix's shares; {photo: 1} is the photo-only control
     backbone: str = "tiny"
     weights: str | None = None
     size: int = field(default=32, metadata={"min": 8})
@@ -277,12 +278,15 @@ class Source:
         return ImageTextPairs(self.captions, image, sha.hexdigest(), kept if few else None)
 
 
-def open_source(config: PretrainConfig, size: int) -> Source:
+def open_source(config: PretrainConfig, size: int, progress: Progress | None = None) -> Source:
     """The pairs that a configuration names. Raises ConfigError or DataError naming what is missing."""
     if config.data == "miniatures":
         web = catalog.plugin("benchmarks", "miniatures").web
-        pixels, captions = web(config.seed, config.num_pairs, size)
+        drawn = (lambda done, total: progress("drawing the pairs", done, total)) if progress else None
+        pixels, captions = web(config.seed, config.num_pairs, size, config.styles, drawn)
         return Source(captions, pixels=pixels)
+    if config.styles is not None:
+        raise ConfigError(f"styles are shares of the built-in web mix, which data={config.data} is not")
     openers = {"folder": from_folder, "datasets": from_datasets, "webdataset": from_webdataset}
     if config.data not in openers:
         known = ["miniatures", *openers]
@@ -500,14 +504,12 @@ def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None
     fresh = config.weights is None and hasattr(plugin, "initialise")
     if config.size != 32 and not fresh:
         raise ConfigError(f"size={config.size} is for a fresh tiny; {config.backbone} has the size of its weights")
-    if progress:
-        progress("opening the pairs", 0, 1)
     if fresh:
-        source = open_source(config, config.size)
+        source = open_source(config, config.size, progress)
         backbone = plugin.initialise(model or None, config.seed, source.captions, config.size)
     else:
         backbone = plugin.load(model or None, config.weights)
-        source = open_source(config, backbone.preprocessing.size)
+        source = open_source(config, backbone.preprocessing.size, progress)
     start = "random" if backbone.weights.random else backbone.weights.fingerprint
     module = ContrastivePretraining(
         backbone,
@@ -519,11 +521,15 @@ def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None
         config.seed,
     )
     pairs = source.pairs(backbone.preprocessing)
-    if progress:
-        progress("opening the pairs", 1, 1)
     with torch.no_grad():
         tokens = backbone.tokenize(pairs.captions)
-    fit(module, Batches(pairs, tokens, config.batch_size, config.seed), config.epochs, progress)
+    fit(
+        module,
+        Batches(pairs, tokens, config.batch_size, config.seed),
+        config.epochs,
+        progress,
+        exactly=family == "tiny",
+    )
 
     frozen(backbone.cpu())
     tensors = backbone.tensors()
@@ -551,14 +557,24 @@ def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None
     return path
 
 
-def fit(module: ContrastivePretraining, batches: Batches, epochs: int, progress: Progress | None = None) -> None:
-    """Train with a quiet Lightning trainer on one device; Ctrl-C raises KeyboardInterrupt, as it does elsewhere."""
+def fit(
+    module: ContrastivePretraining,
+    batches: Batches,
+    epochs: int,
+    progress: Progress | None = None,
+    *,
+    exactly: bool = False,
+) -> None:
+    """Train with a quiet Lightning trainer on one device; Ctrl-C raises KeyboardInterrupt, as it does elsewhere.
+
+    ``exactly``: on a GPU, an operation that is not deterministic raises; otherwise torch warns of it.
+    """
     handler = signal.getsignal(signal.SIGINT)
     deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         with quiet():
             # On the CPU all operations used are deterministic anyway.
-            options: dict[str, Any] = {"deterministic": True} if torch.cuda.is_available() else {}
+            options: dict[str, Any] = {"deterministic": exactly or "warn"} if torch.cuda.is_available() else {}
             trainer = make("pre-training", progress, max_epochs=epochs, **options)
             trainer.fit(module, train_dataloaders=batches)
     except SystemExit as error:
