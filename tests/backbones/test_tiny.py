@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipdg.backbones import tiny
+from clipdg.catalog import plugin
 from clipdg.core import Backbone, ClipBackbone, Preprocessing
 from clipdg.errors import ConfigError, DataError
+from clipdg.images import normalize
 from clipdg.weights import pack, read
 
 CAPTIONS = ["a photo of a red fish", "A sketch of a tree, large."]
@@ -161,3 +163,21 @@ def test_the_size_is_part_of_the_identity() -> None:
     json.dumps(large.architecture)
     with pytest.raises(ConfigError, match="does not divide 33"):
         tiny.initialise("vit", 0, size=33)
+
+
+def test_the_shipped_weights_are_those_of_their_story_and_know_images_they_never_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPDG_CACHE", str(tmp_path))
+    clip = tiny.load()
+    assert isinstance(clip, tiny.Tiny)
+    story = clip.weights.provenance
+    assert story["fingerprint"] == clip.weights.fingerprint
+    assert story["command"] == "clipdg pretrain seed=0"
+    pixels, captions = plugin("benchmarks", "miniatures").web(12345, 96)
+    batch = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), clip.preprocessing)
+    with torch.no_grad():
+        logits, _ = clip(batch, clip.tokenize(captions))
+    # chance is log(96) = 4.56; the last training batch had 1.10
+    assert F.cross_entropy(logits, torch.arange(96)).item() < 2
+    assert clip.unknown_words(["a photo of a cat", "a zebra"]) == ["zebra"]
