@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from clipdg.backbones import hf
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
+from clipdg.pretrain import PretrainConfig, pretrain
 
 WORDS = ["a", "b", "c", "d", "o", "g", "t", "."]
 TEXTS = ["a cat.", "a dog b b", "c"]
@@ -156,3 +157,16 @@ def test_steps_without_a_word_are_refused(tmp_path: Path) -> None:
     save(tmp_path, do_normalize=False)
     with pytest.raises(ConfigError, match="do_normalize"):
         hf.load(str(tmp_path))
+
+
+def test_it_can_be_pre_trained_and_read_again(folder: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i, 99, 9)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(TEXTS[i % 3])
+    settings = PretrainConfig("folder", str(tmp_path), backbone=f"hf:{folder}", epochs=1, batch_size=3, name="clip")
+    path = pretrain(settings, tmp_path / "out")
+    before, after = hf.load(str(folder)), hf.load(str(folder), str(path))
+    assert after.weights.provenance["start"] == before.weights.fingerprint != after.weights.fingerprint
+    assert after.weights.fingerprint == after.weights.provenance["fingerprint"]
+    still = [n for n, p in after.named_parameters() if torch.equal(p, before.get_parameter(n))]
+    assert still == []

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from clipdg.backbones import open_clip
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
+from clipdg.pretrain import PretrainConfig, pretrain
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,
@@ -163,3 +164,24 @@ def test_a_local_folder_in_the_hubs_layout(models: Path, tmp_path: Path) -> None
     p = backbone.preprocessing
     assert (p.size, p.mean, p.resize, p.interpolation) == (32, (0.4, 0.5, 0.6), "squash", "bilinear")
     assert backbone.weights.tag == tmp_path.name
+
+
+@pytest.mark.parametrize("name", ["small", "small-custom"])
+def test_it_can_be_pre_trained_and_both_we_and_open_clip_read_the_file(name: str, tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i, 99, 9)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"a photo of a {TEXTS[0] if i % 2 else 'dog'}")
+    settings = PretrainConfig(
+        "folder", str(tmp_path), backbone=f"open_clip:{name}", weights="random:0", epochs=1, batch_size=3
+    )
+    path = pretrain(settings, tmp_path / "out")
+    assert path.name == f"open_clip-{name}-0.safetensors"
+    before, after = open_clip.load(name, "random:0"), open_clip.load(name, str(path))
+    assert after.weights.fingerprint == after.weights.provenance["fingerprint"] != before.weights.fingerprint
+    moved = [n for n, p in after.named_parameters() if not torch.equal(p, before.get_parameter(n))]
+    assert len(moved) == len(list(after.parameters()))  # both towers and the temperature
+    model = library.create_model(name, pretrained=str(path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(images(1)), after.encode_image(images(1)))
+    with pytest.raises(DataError, match="another architecture than open_clip:small-quickgelu"):
+        open_clip.load("small-quickgelu", str(path))
