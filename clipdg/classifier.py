@@ -270,9 +270,9 @@ class Classifier(lightning.LightningModule):
 
 def _values(metrics: MetricCollection) -> dict[str, float | None]:
     """METRICS by name; None where there is none: no image at all, or a top 5 of five classes or fewer."""
-    true_positives, _, _, false_negatives, support = metrics["classes"].compute().unbind(dim=1)  # (C,) each
-    if support.sum() == 0:
+    if not metrics["classes"].update_called:
         return dict.fromkeys(METRICS)
+    true_positives, _, _, false_negatives, support = metrics["classes"].compute().unbind(dim=1)  # (C,) each
     present = support > 0  # torchmetrics' macro average counts a class that is predicted but absent as 0
     recall = (true_positives / (true_positives + false_negatives))[present]
     return {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +112,10 @@ def _one_of_two(rank: int, folder: str, blind: bool) -> None:
     parallel(images[own], tokens[own]).backward()
     if rank == 0:
         torch.save({n: p.grad for n, p in pretraining.named_parameters()}, f"{folder}/gradients-{blind}.pt")
+    del parallel  # a reducer that outlives its process group can wait for it for ever
     dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # and nothing else is to be torn down in an order that nobody chose
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +126,14 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, T
     pretraining(images, tokens).backward()
     found = {"one": {n: p.grad for n, p in pretraining.named_parameters() if p.grad is not None}}
     for blind in (False, True):
-        mp.spawn(_one_of_two, (place, blind), nprocs=2)
+        both = mp.spawn(_one_of_two, (place, blind), nprocs=2, join=False)
+        try:
+            deadline = time.monotonic() + 120
+            while not both.join(timeout=5):
+                assert time.monotonic() < deadline, "two processes of gloo did not end"
+        finally:
+            for process in both.processes:
+                process.kill()
         found["blind" if blind else "two"] = torch.load(f"{place}/gradients-{blind}.pt", weights_only=True)
     return found
 
