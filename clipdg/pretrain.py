@@ -12,17 +12,10 @@ Legend: N images of this process, B of all processes, D features, L tokens, S pi
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import json
 import math
 import re
-import signal
-import tarfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -36,14 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipdg import catalog, records
-from clipdg.core import ClipBackbone, Preprocessing
+from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError, DivergedError
-from clipdg.images import ENDINGS, augment_light, decode, normalize, to_uint8
+from clipdg.images import augment_light, normalize
+from clipdg.pairs import ImageTextPairs, Source, from_datasets, from_folder, from_webdataset
 from clipdg.trainer import Progress, make, quiet
 from clipdg.weights import fingerprint, frozen, pack
 
 MAX_SCALE = 100.0
-IN_MEMORY = 512 * 2**20  # bytes of decoded images; more are decoded anew in each epoch
 
 
 @dataclass
@@ -212,72 +205,6 @@ def generator(*words: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-# ---- pairs ----
-
-
-class ImageTextPairs:
-    """Images with a caption each, as uint8 (3, S, S); few are decoded once and kept, many whenever they are asked for.
-
-    ``digest`` is over the stored bytes of all images and the captions.
-    """
-
-    def __init__(
-        self, captions: Sequence[str], read: Callable[[int], Tensor], digest: str, pixels: Tensor | None = None
-    ) -> None:
-        self.captions, self.digest = list(captions), digest
-        self._read, self._pixels = read, pixels
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def images(self, indices: Tensor) -> Tensor:
-        """(N,) -> (N, 3, S, S) uint8, channels_last in memory. Raises DataError naming an image that is none."""
-        if self._pixels is not None:
-            return self._pixels[indices]
-        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # Pillow releases the GIL
-            return torch.stack(list(pool.map(self._read, indices.tolist()))).contiguous(
-                memory_format=torch.channels_last
-            )
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where pairs come from: either pixels that are drawn already, or stored image files and how to read one."""
-
-    captions: Sequence[str]
-    names: Sequence[str] = ()
-    read: Callable[[int], bytes] | None = None
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None  # (N, S, S, 3)
-
-    def pairs(self, spec: Preprocessing) -> ImageTextPairs:
-        """The pairs at a backbone's size. Every file's kind is checked here; in memory, every image is decoded."""
-        sha = hashlib.sha256(records.canonical(list(self.captions)))
-        if self.pixels is not None:
-            assert self.pixels.shape[1:] == (spec.size, spec.size, 3)
-            sha.update(np.ascontiguousarray(self.pixels).data)
-            pixels = torch.from_numpy(self.pixels).permute(0, 3, 1, 2)  # a view: channels_last
-            return ImageTextPairs(self.captions, lambda i: pixels[i], sha.hexdigest(), pixels)
-        file, names = self.read, self.names
-        assert file is not None
-
-        def image(index: int) -> Tensor:
-            return to_uint8(decode(file(index), names[index]), spec)
-
-        num = len(self.captions)
-        few = num * 3 * spec.size**2 <= IN_MEMORY
-        kept = torch.empty((num, 3, spec.size, spec.size) if few else (0,), dtype=torch.uint8)
-        if few:
-            kept = kept.contiguous(memory_format=torch.channels_last)
-        for i in range(num):
-            content = file(i)
-            sha.update(hashlib.sha256(content).digest())
-            if few:
-                kept[i] = to_uint8(decode(content, names[i]), spec)
-            elif not content:
-                raise DataError(f"{names[i]} is empty: 0 bytes")
-        return ImageTextPairs(self.captions, image, sha.hexdigest(), kept if few else None)
-
-
 def open_source(config: PretrainConfig, size: int, progress: Progress | None = None) -> Source:
     """The pairs that a configuration names. Raises ConfigError or DataError naming what is missing."""
     if config.data == "miniatures":
@@ -299,169 +226,6 @@ def open_source(config: PretrainConfig, size: int, progress: Progress | None = N
     if not source.captions:
         raise DataError(f"{config.root} has no images with captions")
     return source
-
-
-def from_folder(root: str) -> Source:
-    """``x.jpg`` beside ``x.txt``, or a metadata.csv or metadata.jsonl of file_name and text (or caption)."""
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"no folder {root}")
-    metadata = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
-    if len(metadata) > 1:
-        raise DataError(f"{root} has both metadata.csv and metadata.jsonl; remove the one that is not meant")
-    listed = _from_metadata(folder, metadata[0]) if metadata else _from_neighbours(folder)
-    paths = [folder / name for name, _ in listed]
-    return Source(
-        [_caption(text, str(folder / name)) for name, text in listed],
-        [str(p) for p in paths],
-        lambda i: _bytes(paths[i]),
-    )
-
-
-def _from_neighbours(folder: Path) -> list[tuple[str, str]]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    images = [p for p in files if p.suffix.lower() in ENDINGS]
-    stems = {p.with_suffix("") for p in images}
-    for p in files:
-        if p.suffix == ".txt" and p.with_suffix("") not in stems:
-            raise DataError(f"{p} is a caption without an image beside it ({', '.join(ENDINGS)})")
-    listed = []
-    for p in images:
-        caption = p.with_suffix(".txt")
-        if not caption.is_file():
-            raise DataError(
-                f"{p} has no caption: there is no {caption.name} beside it, nor a metadata file in {folder}"
-            )
-        listed.append((p.relative_to(folder).as_posix(), _text(_bytes(caption), str(caption))))
-    return listed
-
-
-def _from_metadata(folder: Path, path: Path) -> list[tuple[str, str]]:
-    text = _text(_bytes(path), str(path)).removeprefix("\ufeff")
-    try:
-        if path.suffix == ".csv":
-            rows: list[Any] = list(csv.DictReader(text.splitlines(keepends=True)))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    listed = []
-    for number, row in enumerate(rows, start=2 if path.suffix == ".csv" else 1):
-        name = row.get("file_name") if isinstance(row, dict) else None
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{path}, row {number}: no file_name")
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{path}, row {number}: {name} lies outside the folder")
-        if not (folder / name).is_file():
-            raise DataError(f"{path}, row {number}: there is no {folder / name}")
-        listed.append((name, row["text"] if "text" in row else row.get("caption")))
-    return listed
-
-
-def from_datasets(root: str) -> Source:
-    """A saved Hugging Face dataset or one on the hub, with a column of images and one called text or caption."""
-    import datasets
-
-    try:
-        if Path(root).expanduser().exists():
-            found = datasets.load_from_disk(str(Path(root).expanduser()))
-        else:
-            found = datasets.load_dataset(root)
-    except (FileNotFoundError, ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"no dataset {root}: {str(error).splitlines()[0] if str(error) else error!r}") from error
-    if isinstance(found, datasets.DatasetDict):
-        if "train" not in found and len(found) > 1:
-            raise DataError(
-                f"{root} has the splits {', '.join(found)} and no 'train'; save the one that is meant alone"
-            )
-        found = found["train"] if "train" in found else next(iter(found.values()))
-    images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
-    texts = [name for name in ("text", "caption") if name in found.column_names]
-    if len(images) != 1 or not texts:
-        raise DataError(
-            f"{root} has the columns {', '.join(found.column_names)}; needed are one of images and one called text or "
-            "caption"
-        )
-    rows = found.cast_column(images[0], datasets.Image(decode=False))
-    column = rows.select_columns(images[0])
-    lock = threading.Lock()
-
-    def read(index: int) -> bytes:
-        with lock:
-            cell = column[index][images[0]]
-        if cell is None:
-            raise DataError(f"{root}, row {index}: no image")
-        return cell["bytes"] if cell["bytes"] is not None else _bytes(Path(cell["path"]))
-
-    names = [f"{root}, row {i}" for i in range(len(rows))]
-    captions = [_caption(text, name) for text, name in zip(rows[texts[0]][:], names, strict=True)]
-    return Source(captions, names, read)
-
-
-def from_webdataset(root: str) -> Source:
-    """One .tar or a folder of them; ``key.jpg`` and ``key.txt`` are a pair. Images are read in place, not unpacked."""
-    place = Path(root).expanduser()
-    shards = [place] if place.is_file() else sorted(place.glob("*.tar"))
-    if not shards:
-        raise DataError(f"{root} is neither a .tar file nor a folder that has some")
-    names: list[str] = []
-    captions: list[str] = []
-    where: list[tuple[Path, int, int]] = []  # shard, offset, bytes
-    for shard in shards:
-        images: dict[str, tarfile.TarInfo] = {}
-        texts: dict[str, str] = {}
-        try:
-            with tarfile.open(shard, "r:") as archive:
-                for member in archive:
-                    if member.isdir():
-                        continue
-                    if not member.isreg():
-                        raise DataError(f"{shard}: {member.name} is a link or a device; only plain files are read")
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, ending = base.partition(".")  # webdataset's rule: up to the first dot
-                    key = f"{folder}/{stem}"
-                    if f".{ending.lower()}" in ENDINGS:
-                        if key in images:
-                            raise DataError(f"{shard}: {member.name} and {images[key].name} have the same key")
-                        images[key] = member
-                    elif ending == "txt":
-                        content = archive.extractfile(member)
-                        assert content is not None
-                        texts[key] = _text(content.read(), f"{shard}: {member.name}")
-        except tarfile.TarError as error:
-            raise DataError(f"{shard} is not a whole, uncompressed .tar file: {error}") from error
-        for key, member in images.items():
-            names.append(f"{shard}: {member.name}")
-            captions.append(_caption(texts.get(key), names[-1]))
-            where.append((shard, member.offset_data, member.size))
-
-    def read(index: int) -> bytes:
-        shard, offset, size = where[index]
-        with open(shard, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    return Source(captions, names, read)
-
-
-def _caption(text: object, name: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{name} has no caption")
-    return text.strip()
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not text in UTF-8: {error}") from error
 
 
 class Batches:
@@ -565,25 +329,16 @@ def fit(
     *,
     exactly: bool = False,
 ) -> None:
-    """Train with a quiet Lightning trainer on one device; Ctrl-C raises KeyboardInterrupt, as it does elsewhere.
+    """Train with a quiet Lightning trainer on one device.
 
     ``exactly``: on a GPU, an operation that is not deterministic raises; otherwise torch warns of it.
     """
-    handler = signal.getsignal(signal.SIGINT)
     deterministic = torch.are_deterministic_algorithms_enabled()
+    # On the CPU all operations used are deterministic anyway.
+    options: dict[str, Any] = {"deterministic": exactly or "warn"} if torch.cuda.is_available() else {}
     try:
         with quiet():
-            # On the CPU all operations used are deterministic anyway.
-            options: dict[str, Any] = {"deterministic": exactly or "warn"} if torch.cuda.is_available() else {}
-            trainer = make("pre-training", progress, max_epochs=epochs, **options)
-            trainer.fit(module, train_dataloaders=batches)
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored.
-        if isinstance(error.__context__, KeyboardInterrupt):
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, handler)
-            raise KeyboardInterrupt from error
-        raise
+            make("pre-training", progress, max_epochs=epochs, **options).fit(module, train_dataloaders=batches)
     finally:
         torch.use_deterministic_algorithms(deterministic)
 

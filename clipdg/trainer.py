@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,15 +40,25 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's advice on devices, workers and loggers is for people who wrote the trainer themselves."""
+    """Around the use of a trainer: no advice on devices, workers and loggers, and Ctrl-C is KeyboardInterrupt.
+
+    Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
+    handler = signal.getsignal(signal.SIGINT)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

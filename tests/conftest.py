@@ -1,10 +1,13 @@
 """Shared parts: a cache of each test's own, a small CLIP with random weights, a small benchmark in memory."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import clipdg
 from clipdg.core import Benchmark, ClipBackbone, Domain, Shift
@@ -45,3 +48,32 @@ def squares() -> Benchmark:
 def _one_thread() -> None:
     """Towers this small gain little from a second thread, and lose much where another process has the core."""
     torch.set_num_threads(1)
+
+
+Jpeg = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> Jpeg:
+    """jpeg(colour, size=36): the bytes of a square JPEG of one colour."""
+
+    def encode(colour: tuple[int, ...], size: int = 36) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (size, size), colour).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def folder(tmp_path: Path, jpeg: Jpeg) -> Path:
+    """48 images of one of four colours each, beside texts that name it."""
+    colours = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+    rng = np.random.default_rng(0)
+    (tmp_path / "pairs").mkdir()
+    for i in range(48):
+        name, colour = list(colours.items())[i % 4]
+        shade = tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
+        (tmp_path / "pairs" / f"{i:02}.jpg").write_bytes(jpeg(shade))
+        (tmp_path / "pairs" / f"{i:02}.txt").write_text(f"a {name} square\n")
+    return tmp_path / "pairs"

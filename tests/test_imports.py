@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "core", "cache", "torchvision_guard"),
     ("catalog", "records", "images", "weights", "rows", "prompts"),
     ("backbones", "benchmarks", "methods"),
-    ("data", "config", "trainer", "contact", "statistics", "selection", "report"),
+    ("data", "pairs", "config", "trainer", "contact", "statistics", "selection", "report"),
     ("classifier", "features"),
     ("pretrain",),
     ("runner",),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import signal
-import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipdg import pretrain as module
 from clipdg.backbones import tiny
-from clipdg.errors import ConfigError, DataError, DivergedError
+from clipdg.errors import ConfigError, DivergedError
 from clipdg.pretrain import (
     Batches,
     ContrastivePretraining,
     ImageTextPairs,
     PretrainConfig,
     Source,
-    from_datasets,
-    from_folder,
-    from_webdataset,
     itc_loss,
     pretrain,
     rate,
@@ -44,25 +39,6 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def jpeg(colour: tuple[int, int, int], size: int = 36) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """48 images of one colour each, with captions that name it."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "pairs").mkdir()
-    for i in range(48):
-        name, colour = list(COLOURS.items())[i % 4]
-        shade = tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
-        (tmp_path / "pairs" / f"{i:02}.jpg").write_bytes(jpeg(shade))  # type: ignore[arg-type]  # three of them
-        (tmp_path / "pairs" / f"{i:02}.txt").write_text(f"a {name} square\n")
-    return tmp_path / "pairs"
 
 
 def small(folder: Path, **changes: Any) -> PretrainConfig:
@@ -214,109 +190,7 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         Batches(numbered(11), torch.arange(11)[:, None], 12, seed=0)
 
 
-# ---- pairs ----
-
-
-def test_a_folder_of_pairs(folder: Path) -> None:
-    source = from_folder(str(folder))
-    assert source.captions[:2] == ["a red square", "a green square"]
-    pairs = source.pairs(tiny.initialise("resnet", 0).preprocessing)
-    images = pairs.images(torch.tensor([1, 4]))
-    assert images.shape == (2, 3, 32, 32)
-    assert images.dtype == torch.uint8
-    assert images[0, :, 9, 9].argmax() == 1  # green
-    assert images[1, :, 9, 9].argmax() == 0  # red
-
-
-def test_images_that_do_not_fit_into_memory_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = tiny.initialise("resnet", 0).preprocessing
-    kept = from_folder(str(folder)).pairs(spec)
-    monkeypatch.setattr(module, "IN_MEMORY", 0)
-    anew = from_folder(str(folder)).pairs(spec)
-    indices = torch.tensor([5, 0, 47])
-    assert torch.equal(kept.images(indices), anew.images(indices))
-    assert kept.digest == anew.digest
-    (folder / "47.txt").write_text("a purple square")
-    assert from_folder(str(folder)).pairs(spec).digest != kept.digest
-
-
-def test_what_is_wrong_with_a_folder_is_named(folder: Path, tmp_path: Path) -> None:
-    spec = tiny.initialise("resnet", 0).preprocessing
-    with pytest.raises(DataError, match="no folder"):
-        from_folder(str(tmp_path / "none"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty has no images with captions"):
-        module.open_source(PretrainConfig("folder", str(tmp_path / "empty")), 32)
-    (folder / "00.jpg").write_text("<html>")
-    with pytest.raises(DataError, match=r"00\.jpg"):
-        from_folder(str(folder)).pairs(spec)
-    (folder / "01.txt").write_text("  \n")
-    with pytest.raises(DataError, match=r"01\.jpg has no caption"):
-        from_folder(str(folder))
-    (folder / "01.txt").unlink()
-    with pytest.raises(DataError, match=r"01\.jpg has no caption: there is no 01\.txt"):
-        from_folder(str(folder))
-    (folder / "01.jpg").rename(folder / "01.heic")
-    (folder / "01.txt").write_text("a green square")
-    with pytest.raises(DataError, match=r"01\.txt is a caption without an image"):
-        from_folder(str(folder))
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_metadata_file_gives_the_captions(folder: Path, kind: str) -> None:
-    rows = [{"file_name": "03.jpg", "text": "a, b"}, {"file_name": "02.jpg", "text": "c"}]
-    path = folder / f"metadata.{kind}"
-    path.write_text(
-        'file_name,text\n03.jpg,"a, b"\n02.jpg,c\n' if kind == "csv" else "\n".join(json.dumps(r) for r in rows)
-    )
-    source = from_folder(str(folder))
-    assert source.captions == ["a, b", "c"]
-    assert [Path(name).name for name in source.names] == ["03.jpg", "02.jpg"]
-    for wrong, message in (("../00.jpg", "outside the folder"), ("99.jpg", "there is no"), ("", "no file_name")):
-        path.write_text(f"file_name,text\n{wrong},a\n" if kind == "csv" else json.dumps({"file_name": wrong}))
-        with pytest.raises(DataError, match=rf"metadata\.{kind}, row [12]: .*{message}"):
-            from_folder(str(folder))
-
-
-def test_a_saved_dataset(folder: Path, tmp_path: Path) -> None:
-    import datasets
-
-    rows = {"image": [str(folder / "01.jpg"), str(folder / "02.jpg")], "caption": ["one", "two"]}
-    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-    data.save_to_disk(str(tmp_path / "saved"))
-    source = from_datasets(str(tmp_path / "saved"))
-    assert source.captions == ["one", "two"]
-    assert source.read is not None
-    assert source.read(1) == (folder / "02.jpg").read_bytes()
-    data.remove_columns("caption").save_to_disk(str(tmp_path / "mute"))
-    with pytest.raises(DataError, match="has the columns image; needed"):
-        from_datasets(str(tmp_path / "mute"))
-    with pytest.raises(DataError, match="no dataset"):
-        from_datasets(str(folder))
-
-
-def _tar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def test_webdataset_shards(tmp_path: Path) -> None:
-    red, blue = jpeg(COLOURS["red"]), jpeg(COLOURS["blue"])
-    _tar(tmp_path / "0.tar", {"a/0001.jpg": red, "a/0001.txt": b"red", "a/0001.json": b"{}"})
-    _tar(tmp_path / "1.tar", {"b.txt": "蓝".encode(), "b.jpg": blue})
-    source = from_webdataset(str(tmp_path))
-    assert source.captions == ["red", "蓝"]
-    assert source.read is not None
-    assert [source.read(0), source.read(1)] == [red, blue]
-    _tar(tmp_path / "1.tar", {"b.jpg": blue})
-    with pytest.raises(DataError, match=r"1\.tar: b\.jpg has no caption"):
-        from_webdataset(str(tmp_path))
-    (tmp_path / "1.tar").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"1\.tar is not a whole, uncompressed \.tar"):
-        from_webdataset(str(tmp_path / "1.tar"))
+# ---- where pairs come from ----
 
 
 def test_the_web_mix_and_its_photo_only_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,5 @@
+"""``python -m clipdg``."""
+
+from clipdg.cli import main
+
+main()
