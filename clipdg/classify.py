@@ -83,7 +83,8 @@ def _check_label(backbone: ClipBackbone, label: str) -> None:
     try:
         backbone.tokenize([label])
     except DataError as error:
-        raise DataError(f"label '{label}' cannot be used with {backbone.name}: {error}") from error
+        named = f"label {error}" if f"'{label}'" in str(error) else f"label '{label}': {error}"
+        raise DataError(named) from error
 
 
 def _remarks(backbone: ClipBackbone, labels: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="clipdg",
     help="Does a classifier keep its accuracy on domains it was not trained on?",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [key=value]...", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE.yaml|key=value",
+        help="A file of settings first, if any; then single settings.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder that results are written to.")]
 
 
@@ -130,7 +137,10 @@ def _check_folder(out: Path) -> None:
 
 @app.command()
 def demo(out: Out = Path("results/demo")) -> None:
-    """Pre-train a small CLIP from scratch, benchmark it against ResNets, write a report: a few minutes, no download."""
+    """Pre-train, benchmark and report, without a download.
+
+    A small CLIP is pre-trained from scratch on drawn images and compared with supervised ResNets: a few minutes.
+    """
     from clipdg import demo as demo_
 
     _check_folder(out)
@@ -154,7 +164,7 @@ def run(
     arguments: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder that the record is written to.")] = None,
 ) -> None:
-    """One configuration: fit on the sources, evaluate every domain, print the table and keep the record.
+    """Fit on the sources, evaluate every domain, keep the record.
 
     Example: clipdg run benchmark=folder benchmark.root=DIR method=linear_probe --out results/mine
     """
@@ -180,11 +190,11 @@ def run(
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", show_default=False)] = None,
     out: Out = Path("results/sweep"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
 ) -> None:
-    """Every run of a sweep file that has no record yet, one after the other."""
+    """Every run of a sweep file that has no record yet."""
     from clipdg import sweep as sweep_
 
     planned = sweep_.plan(file, overrides or [])
@@ -208,7 +218,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with records.")],
     out: Out = Path("report"),
 ) -> None:
-    """The tables, figures and page of all records in DIR: report.html, report.md, tables/, figures/."""
+    """Tables, figures and a page of all records in DIR."""
     _check_folder(out)
     path = _write_report(folders, out, published=False)
     _say(f"Open {path} in a browser.")
@@ -262,7 +272,10 @@ def classify(
 
 @app.command()
 def pretrain(arguments: Overrides = None, out: Out = Path("results/pretrain")) -> None:
-    """Train a CLIP contrastively on image-caption pairs: built-in ones, a folder, a data set, webdataset shards."""
+    """Train a CLIP on image-caption pairs.
+
+    Pairs are data=miniatures (drawn), or data=folder|datasets|webdataset at root=PLACE.
+    """
     from clipdg import config
 
     file, overrides = _split(arguments)
@@ -289,12 +302,13 @@ def list_(kind: Annotated[str, typer.Argument(metavar="[backbones|benchmarks|met
     for each in [kind] if kind else catalog.KINDS:
         print(each)
         for name in catalog.names(each):
-            print(f"  {name:16} {catalog.summary(each, name)}")
+            about = catalog.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
+            print(f"  {name:16} {textwrap.shorten(about, 61, placeholder=' …')}")
 
 
 @app.command()
 def doctor() -> None:
-    """Versions, devices, caches: what to paste into a bug report."""
+    """Versions, devices and caches, for a bug report."""
     from clipdg import cache, torchvision_guard
 
     print(f"clipdg {__version__}, Python {sys.version.split()[0]}")
@@ -323,11 +337,14 @@ def _devices(torch: Any) -> str:
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if show_version:
         print(f"clipdg {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _print_records(records: list[Record]) -> None:

@@ -185,7 +185,7 @@ class _Run:
             domain = self.benchmark.domains[source]
             order = self.splits[source].get("train", self.splits[source].get("in"))
             if order is None:
-                raise ConfigError(f"{self.benchmark.name} publishes no training images of {source}; it cannot be a source")
+                raise ConfigError(f"{self.benchmark.name} has no training images of {source}; it cannot be a source")
             rows[source] = data.pick(domain, self.benchmark.classes, order, self.values["shots"], self.seed)
         return rows
 

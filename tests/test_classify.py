@@ -50,7 +50,7 @@ def test_labels_that_cannot_be_meant_are_refused(text: str, sentence: str) -> No
 
 
 def test_a_label_the_tokenizer_cannot_represent_is_named(picture: Path) -> None:
-    with pytest.raises(DataError, match="label '狗' cannot be used with tiny"):
+    with pytest.raises(DataError, match="label '狗' has '狗', which tiny cannot spell"):
         classify([picture], ["cat", "狗"], ["a {}"], "tiny", "random:0")
 
 
