@@ -21,6 +21,7 @@ from clipdg import images
 from clipdg.core import Backbone, Fit
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
+from clipdg.trainer import decay_groups, warmup_cosine
 
 METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
 NUM_BINS = 15  # of the expected calibration error, equally wide; Guo et al. 2017
@@ -289,7 +290,7 @@ def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], fl
     """What the learning rate is multiplied by at each epoch or step of ``length``.
 
     ``cosine_epoch`` is Dassl's: ``warmup_lr`` for the warm-up, then ``(1 + cos(pi (e - warmup) / epochs)) / 2``, which
-    does not reach 0. ``cosine_step`` is the smaller of a linear ramp and a cosine that both start at step 0.
+    does not reach 0. ``cosine_step`` is trainer.warmup_cosine.
     """
 
     def per_epoch(epoch: int) -> float:
@@ -298,15 +299,6 @@ def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], fl
         return 0.5 * (1 + math.cos(math.pi * (epoch - fit.warmup_epochs) / length))
 
     def per_step(step: int) -> float:
-        ramp = (step + 1) / max(1, int(fit.warmup_epochs * steps_per_epoch))
-        return min(ramp, 0.5 * (1 + math.cos(math.pi * step / length)))
+        return warmup_cosine(step, length, int(fit.warmup_epochs * steps_per_epoch))
 
     return per_epoch if fit.schedule == "cosine_epoch" else per_step
-
-
-def decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases, norms and scales."""
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]

@@ -33,7 +33,7 @@ from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError, DivergedError
 from clipdg.images import augment_light, normalize
 from clipdg.pairs import ImageTextPairs, Source, from_datasets, from_folder, from_webdataset
-from clipdg.trainer import Progress, make, quiet
+from clipdg.trainer import Progress, decay_groups, make, quiet, warmup_cosine
 from clipdg.weights import fingerprint, frozen, pack
 
 MAX_SCALE = 100.0
@@ -184,19 +184,13 @@ class ContrastivePretraining(lightning.LightningModule):
             self.backbone.log_scale.clamp_(max=math.log(MAX_SCALE))
 
     def configure_optimizers(self) -> Any:
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim <= 1]  # gains, biases, the temperature
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(list(self.parameters()), self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, self.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps, int(self.warmup * steps))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """The learning rate's factor: a line from 0 for the first ``warmup`` of the steps under a cosine over all."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return min(cosine, (step + 1) / max(1, int(warmup * steps)))
 
 
 def generator(*words: int) -> torch.Generator:

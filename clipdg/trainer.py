@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning
+from torch import nn
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -36,6 +38,19 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
         "num_sanity_val_steps": 0,
     }
     return lightning.Trainer(callbacks=[_Report(stage, progress)] if progress else [], **(defaults | options))
+
+
+def warmup_cosine(step: int, num_steps: int, num_warmup: int) -> float:
+    """The learning rate's factor: the smaller of a line that reaches 1 after the warm-up and a cosine over all steps."""
+    return min((step + 1) / max(1, num_warmup), 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+
+
+def decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases, norms and scales."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from clipdg.pretrain import (
     Source,
     itc_loss,
     pretrain,
-    rate,
 )
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
@@ -129,13 +128,6 @@ def test_a_gather_without_gradients_would_be_noticed(gradients: dict[str, Any]) 
 
 
 # ---- the optimiser ----
-
-
-def test_the_rate_warms_up_on_a_line_under_a_cosine() -> None:
-    assert rate(0, 100, 0.05) == pytest.approx(1 / 5)
-    assert rate(50, 100, 0.05) == pytest.approx(0.5)
-    assert rate(100, 100, 0.05) == pytest.approx(0)
-    assert rate(0, 3, 0.05) == 1  # fewer steps than 1 / warmup: no warm-up
 
 
 def test_gains_biases_and_the_temperature_do_not_decay(monkeypatch: pytest.MonkeyPatch) -> None:
