@@ -41,7 +41,7 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup: int) -> float:
-    """The learning rate's factor: the smaller of a line that reaches 1 after the warm-up and a cosine over all steps."""
+    """The learning rate's factor: the smaller of a line up to 1 over the warm-up and a cosine over all steps."""
     return min((step + 1) / max(1, num_warmup), 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
