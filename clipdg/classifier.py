@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassStatScores
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassStatScores
 
 from clipdg import images
 from clipdg.core import Backbone, Fit
@@ -214,12 +214,11 @@ class Classifier(lightning.LightningModule):
 
     def _new_metrics(self) -> MetricCollection:
         metrics: dict[str, Metric] = {
-            "top1": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False),
             "classes": MulticlassStatScores(self.num_classes, average=None, validate_args=False),
             "ece": MulticlassCalibrationError(self.num_classes, NUM_BINS, norm="l1", validate_args=False),
         }
         if self.num_classes > 5:
-            metrics["top5"] = MulticlassAccuracy(self.num_classes, average="micro", top_k=5, validate_args=False)
+            metrics["top5"] = MulticlassStatScores(self.num_classes, average="micro", top_k=5, validate_args=False)
         metrics["nll"] = MeanMetric()
         return MetricCollection(metrics, compute_groups=False).to(self.device)  # type: ignore[arg-type]
 
@@ -273,12 +272,13 @@ def _values(metrics: MetricCollection) -> dict[str, float | None]:
     """METRICS by name; None where there is none: no image at all, or a top 5 of five classes or fewer."""
     if not metrics["classes"].update_called:
         return dict.fromkeys(METRICS)
-    true_positives, _, _, false_negatives, support = metrics["classes"].compute().unbind(dim=1)  # (C,) each
-    present = support > 0  # torchmetrics' macro average counts a class that is predicted but absent as 0
-    recall = (true_positives / (true_positives + false_negatives))[present]
-    return {
-        "top1": float(metrics["top1"].compute()),
-        "top5": float(metrics["top5"].compute()) if "top5" in metrics else None,
+    counts = metrics["classes"].compute()  # (C, 5): true positives, ..., number of images
+    right, num_images = counts[:, 0], counts[:, 4]
+    present = num_images > 0  # torchmetrics' macro average counts a class that is predicted but absent as 0
+    recall = right[present].double() / num_images[present]
+    return {  # of counts, since torchmetrics' own accuracies are rounded to float32
+        "top1": int(right.sum()) / int(num_images.sum()),
+        "top5": int(metrics["top5"].compute()[0]) / int(num_images.sum()) if "top5" in metrics else None,
         "mean_per_class": float(recall.mean()),
         "worst_class": float(recall.min()),
         "ece": float(metrics["ece"].compute()),
