@@ -7,6 +7,7 @@ import pytest
 
 from clipdg import records
 from clipdg.report import tables
+from clipdg.report.formats import format_mean
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,7 +34,7 @@ def test_its_table_is_that_of_the_committed_records() -> None:
     assert len(shown) == 6
     for label, *cells in shown:
         row = rows[label]
-        values = [tables.format_mean(row[k].mean, row[k].error) for k in ("source", "shifted", "gap")]
+        values = [format_mean(row[k].mean, row[k].error) for k in ("source", "shifted", "gap")]
         assert cells == values, label
 
 

@@ -17,28 +17,30 @@ from typing import Any
 from clipdg.errors import RecordError
 from clipdg.records import NOT_IDENTITY, Record, flatten, publish, read_all
 from clipdg.report import figures
-from clipdg.report.tables import (
+from clipdg.report.formats import (
     METRICS,
-    Column,
     Metric,
+    escape_markdown,
+    format_mean,
+    singles_csv,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from clipdg.report.tables import (
+    Column,
     Row,
     Setting,
     Single,
     Study,
     Table,
     describe_shifts,
-    escape_markdown,
-    format_mean,
     natural,
     reported,
     seed_name,
     singles,
-    singles_csv,
     studies,
     table,
-    to_csv,
-    to_latex,
-    to_markdown,
 )
 from clipdg.statistics import paired_difference
 

@@ -12,8 +12,9 @@ from made_records import LOO, TARGETS, evaluation, leave_one_out, make_record, m
 
 from clipdg.errors import RecordError
 from clipdg.records import Record
-from clipdg.report import tables
-from clipdg.report.tables import METRICS, format_mean, robustness, studies
+from clipdg.report import formats, tables
+from clipdg.report.formats import METRICS, format_mean
+from clipdg.report.tables import robustness, studies
 
 
 def toy(accuracies: dict[int, tuple[float, float, float]], **settings: Any) -> list[Record]:
@@ -217,13 +218,13 @@ def test_single_runs_carry_the_interval_over_images() -> None:
     assert [(s.domain, s.num_images) for s in found] == [("photo", 100), ("cartoon", 100), ("sketch", 100)]
     # Wilson at 50 of 100 is 0.5 ± 1.96 sqrt(1/400 + 1.96²/40000) / (1 + 1.96²/100) = 0.4038, 0.5962
     assert (found[1].low, found[1].high) == pytest.approx((0.40383, 0.59617), abs=1e-5)
-    header, *lines = csv.reader(io.StringIO(tables.singles_csv(found)))
+    header, *lines = csv.reader(io.StringIO(formats.singles_csv(found)))
     assert header[-3:] == ["top1", "wilson_low", "wilson_high"]
     assert len(lines) == 3
 
 
 def test_csv_holds_fractions_errors_and_counts() -> None:
-    text = tables.to_csv(robustness(toy({0: (0.9, 0.6, 0.4), 1: (0.8, 0.6, 0.4)})))
+    text = formats.to_csv(robustness(toy({0: (0.9, 0.6, 0.4), 1: (0.8, 0.6, 0.4)})))
     (line,) = csv.DictReader(io.StringIO(text))
     assert (line["method"], line["seeds"], line["photo"], line["photo_n"]) == ("zero_shot", "2", "0.85", "2")
     assert float(line["photo_se"]) == pytest.approx(0.05)
@@ -232,7 +233,7 @@ def test_csv_holds_fractions_errors_and_counts() -> None:
 
 def test_latex_is_escaped_and_every_row_has_every_column() -> None:
     records = toy({0: (0.9, 0.6, 0.4), 1: (0.8, 0.6, 0.4)}, label="50% & more_{x}") + toy({0: (0.7, 0.5, 0.3)}, shots=1)
-    text = tables.to_latex(robustness(records), "± 5 % of_all", "toy")
+    text = formats.to_latex(robustness(records), "± 5 % of_all", "toy")
     assert r"50\% \& more\_\{x\}" in text
     assert r"\caption{$\pm$ 5 \% of\_all}" in text
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
@@ -243,7 +244,7 @@ def test_latex_is_escaped_and_every_row_has_every_column() -> None:
 
 
 def test_markdown_is_a_table_whatever_the_label() -> None:
-    text = tables.to_markdown(robustness(toy({0: (0.9, 0.6, 0.4)}, label="a|b <i> *c*")))
+    text = formats.to_markdown(robustness(toy({0: (0.9, 0.6, 0.4)}, label="a|b <i> *c*")))
     assert r"| a\|b \<i\> \*c\* | 1 | 90.0 | 60.0 | 40.0 |" in text
 
 

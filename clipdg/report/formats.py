@@ -1,0 +1,155 @@
+"""How a number is written, and a table as Markdown, LaTeX (booktabs) or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from clipdg.report.tables import Column, Single, Table
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called and written: ``scale`` 100 makes percent of a fraction."""
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    scale: float = 100.0
+    decimals: int = 1
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("top1", "top-1 accuracy", "%", "higher"),
+        Metric("top5", "top-5 accuracy", "%", "higher"),
+        Metric("mean_per_class", "mean per-class accuracy", "%", "higher"),
+        Metric("worst_class", "accuracy on the worst class", "%", "higher"),
+        Metric("ece", "expected calibration error", "%", "lower"),
+        Metric("nll", "negative log-likelihood", "nats", "lower", 1.0, 2),
+    )
+}
+
+
+def format_mean(mean: float | None, error: float | None = None, metric: Metric = METRICS["top1"]) -> str:
+    """``"66.6 ± 2.5"``; ``"66.6"`` where there is no error; nothing where there is no mean. All outputs use it."""
+    if mean is None:
+        return ""
+    text = f"{mean * metric.scale:.{metric.decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    text = text.replace("-", "−")
+    return text if error is None else f"{text} ± {error * metric.scale:.{metric.decimals}f}"
+
+
+def singles_csv(found: Sequence[Single]) -> str:
+    """Fractions; ``wilson_low`` and ``wilson_high`` are the 95 % interval over the images of that one run."""
+    head = ["method", "seed", "run_id", "shift", "domain", "role", "split", "step", "num_images", "top1",
+            "wilson_low", "wilson_high"]  # fmt: skip
+    lines = [
+        [s.label, s.seed, s.run_id, s.shift, s.domain, s.role, s.split, "" if s.step is None else s.step, s.num_images,
+         s.top1, round(s.low, 6), round(s.high, 6)]
+        for s in found
+    ]  # fmt: skip
+    return _csv([head, *lines])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def to_csv(t: Table) -> str:
+    """Full precision, fractions (nll in nats): for each column the mean, ``_se`` over seeds, ``_n`` seeds of it."""
+    head = ["method", "seeds"]
+    for c in t.columns:
+        head += [c.head, f"{c.head}_se", f"{c.head}_n"] + ([f"{c.head}_name"] if c.key == "worst" else [])
+    lines = []
+    for row in t.rows:
+        line: list[object] = [row.label, len(row.seeds)]
+        for c in t.columns:
+            cell = row.cells[c.key]
+            line += ["" if x is None else round(x, 10) for x in cell.summary] + [cell.n]
+            line += [cell.note] if c.key == "worst" else []
+        lines.append(line)
+    return _csv([head, *lines])
+
+
+def to_markdown(t: Table) -> str:
+    """A pipe table; best bold, second best in italics."""
+    lines = ["| method | seeds |" + "".join(f" {escape_markdown(_head(c))} |" for c in t.columns)]
+    lines.append("| :--- | ---: |" + " ---: |" * len(t.columns))
+    for row in t.rows:
+        cells = []
+        for c in t.columns:
+            text, mark = t.text(row, c), t.marks.get((row.label, c.key))
+            text = f"**{text}**" if mark == "best" else f"*{text}*" if mark == "second" else text
+            note = row.cells[c.key].note
+            cells.append(f"{text} ({escape_markdown(note)})" if note else text)
+        lines.append(f"| {escape_markdown(row.label)} | {len(row.seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(t: Table, caption: str, label: str) -> str:
+    """A ``table`` for ``\\usepackage{booktabs}``; best bold, second best underlined; decimals aligned by phantoms."""
+    errors = [t.text(r, c).partition(" ± ")[2] for r in t.rows for c in t.columns if r.cells[c.key].mean is not None]
+    width = max(map(len, errors), default=0)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{escape_latex(caption)}}}",
+        f"\\label{{tab:{label}}}",
+        f"\\begin{{tabular}}{{lr{'r' * len(t.columns)}}}",
+        "\\toprule",
+        "method & seeds & " + " & ".join(escape_latex(_head(c)) for c in t.columns) + " \\\\",
+        "\\midrule",
+    ]
+    for row in t.rows:
+        cells = []
+        for c in t.columns:
+            mean, _, error = t.text(row, c).partition(" ± ")
+            mark = t.marks.get((row.label, c.key))
+            mean = escape_latex(mean)
+            mean = f"\\textbf{{{mean}}}" if mark == "best" else f"\\underline{{{mean}}}" if mark == "second" else mean
+            if width and mean:
+                zeros = "0" * (width - len(error))
+                pad = f"\\phantom{{{zeros}}}" if zeros else ""
+                mean += f" $\\pm$ {pad}{error}" if error else f"\\phantom{{ $\\pm$ {'0' * width}}}"
+            note = row.cells[c.key].note
+            cells.append(f"{mean} {escape_latex(note)}" if note else mean)
+        lines.append(f"{escape_latex(row.label)} & {len(row.seeds)} & " + " & ".join(cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "√": r"$\surd$", "×": r"$\times$", "…": r"\dots{}", "–": "--",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+def escape_markdown(text: str) -> str:
+    """Text that a Markdown table shows as it is; an underscore inside a word needs no escape."""
+    text = re.sub(r"([\\|*`<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def _head(column: Column) -> str:
+    return f"{column.head} (source)" if column.role == "source" else column.head
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
