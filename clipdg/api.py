@@ -30,12 +30,14 @@ __all__ = [
 ]
 
 
-def load_backbone(spec: str = "tiny", weights: str | None = None) -> Backbone:
+def load_backbone(spec: str = "tiny", weights: str | None = None, **options: Any) -> Backbone:
     """An image encoder, for a CLIP with its text encoder, and its preprocessing; frozen, in evaluation mode.
 
     ``weights``: a pretrained tag, a hub repository, a local file or ``random:SEED``; None for the family's own default.
+    ``options`` are the settings that a run has under ``backbone``.
     """
-    return open_backbone(spec, weights)
+    given = {"backbone": {"name": spec, "weights": weights, **options}}
+    return open_backbone(config.load(values=given).values["backbone"])
 
 
 def load_benchmark(name: str = "miniatures", root: str | None = None, **options: Any) -> Benchmark:

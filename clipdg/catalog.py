@@ -1,6 +1,7 @@
 """Name -> plug-in: a file in backbones/, benchmarks/ or methods/, or a dotted path of the user's own.
 
-A plug-in is a module. backbones: ``load(model, weights) -> Backbone``. benchmarks: ``Config`` and
+A plug-in is a module. backbones: ``load(model, weights) -> Backbone``, with settings of its own a ``Config`` and
+``load(model, weights, config)``. benchmarks: ``Config`` and
 ``build(config, root) -> Benchmark``. methods: ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``.
 """
 

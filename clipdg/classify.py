@@ -12,10 +12,10 @@ from PIL import Image
 
 from clipdg import images as images_
 from clipdg import prompts
+from clipdg.api import load_backbone
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
 from clipdg.methods.zero_shot import ZeroShot
-from clipdg.runner import open_backbone
 
 
 @dataclass
@@ -54,7 +54,7 @@ def classify(
     opened = [_open(path) for path in paths]  # all of them before the slow part
     for template in templates:
         prompts.check_template(template)
-    backbone = open_backbone(spec, weights)
+    backbone = load_backbone(spec, weights)
     if not isinstance(backbone, ClipBackbone):
         raise ConfigError(f"classify needs a text encoder and {backbone.name} has none; use a CLIP backbone")
     for label in labels:

@@ -128,9 +128,17 @@ def check(schema: Any, given: Mapping[str, Any], where: str = "the settings") ->
     return Resolved(values, ("seed", *sorted(follow)))
 
 
+def plugin_name(kind: str, name: str) -> str:
+    """A backbone is named ``family:model``, and its family is the plug-in."""
+    return name.partition(":")[0] if kind == "backbone" else name
+
+
 def plugin_config(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The plug-in's own ``Config`` from settings in which the kit's fields stand beside its own."""
-    config = catalog.plugin(NAMED[kind], settings["name"]).Config
+    """The plug-in's own ``Config`` from settings with the kit's fields beside its own; None if it has none."""
+    module = catalog.plugin(NAMED[kind], plugin_name(kind, settings["name"]))
+    if not hasattr(module, "Config"):
+        return None
+    config = module.Config
     own = {f.name for f in dataclasses.fields(BASES[kind])}
     return config(**{k: v for k, v in settings.items() if k not in own})
 
@@ -153,11 +161,8 @@ def _schema(given: Mapping[str, Any]) -> Any:
 def _part(kind: str, node: Mapping[str, Any]) -> Any:
     base = BASES[kind]
     name = str(node.get("name", base().name))
-    parts = [base]
-    if kind == "backbone":  # a family has no settings of its own
-        catalog.plugin(NAMED[kind], name.partition(":")[0])
-    else:
-        parts.append(catalog.plugin(NAMED[kind], name).Config)
+    module = catalog.plugin(NAMED[kind], plugin_name(kind, name))
+    parts = [base, module.Config] if hasattr(module, "Config") else [base]
     fields = [
         (f.name, typing.get_type_hints(part)[f.name], _like(f)) for part in parts for f in dataclasses.fields(part)
     ]

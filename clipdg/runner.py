@@ -49,17 +49,19 @@ class Session:
             self._opened[key] = module.build(config.plugin_config("benchmark", settings), settings["root"])
         return self._opened[key]  # type: ignore[no-any-return]
 
-    def backbone(self, name: str, weights: str | None) -> Backbone:
-        key = records.digest(["backbone", name, weights])
+    def backbone(self, settings: Mapping[str, Any]) -> Backbone:
+        key = records.digest(["backbone", settings])
         if key not in self._opened:
-            self._opened[key] = open_backbone(name, weights)
+            self._opened[key] = open_backbone(settings)
         return self._opened[key]  # type: ignore[no-any-return]
 
 
-def open_backbone(spec: str, weights: str | None = None) -> Backbone:
-    """The backbone of a spec, ``family`` or ``family:model``, on the accelerator if there is one."""
-    family, _, model = spec.partition(":")
-    backbone = catalog.plugin("backbones", family).load(model or None, weights)
+def open_backbone(settings: Mapping[str, Any]) -> Backbone:
+    """The backbone of checked settings (config.BackboneConfig and its family's own), on the accelerator if any."""
+    family, _, model = settings["name"].partition(":")
+    own = config.plugin_config("backbone", settings)
+    arguments = (model or None, settings["weights"], *([own] if own is not None else []))
+    backbone = catalog.plugin("backbones", family).load(*arguments)
     if torch.cuda.is_available():
         backbone.to("cuda")
     return backbone  # type: ignore[no-any-return]
@@ -75,7 +77,7 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
     method = catalog.plugin("methods", values["method"]["name"])
     benchmark = session.benchmark(values["benchmark"])
     shifts = _chosen_shifts(benchmark, values["shift"])
-    backbone = session.backbone(values["backbone"]["name"], values["backbone"]["weights"])
+    backbone = session.backbone(values["backbone"])
     if method.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
         raise ConfigError(
             f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
