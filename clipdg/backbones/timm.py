@@ -1,12 +1,21 @@
 """timm: image encoders with exact tags, ``timm:resnet50.tv_in1k`` (Wightman, huggingface/pytorch-image-models).
 
+    timm:NAME.TAG              weights: those of the tag (None), a file or folder in timm's own format, or random:SEED
+    timm:NAME.TAG@REVISION     the tag's weights as of a commit of their repository
+
 The tag is part of the name because it decides the numbers: "resnet50" alone is other weights in every release of timm.
-Features are what the classifier would see, before its last layer. Weights: those of the tag, a file, or random:SEED.
+Features are what the classifier sees, ``forward_head(…, pre_logits=True)``; ``classify`` is the classifier that came
+with the weights. Two settings matter in training only: stochastic depth (Huang et al. 2016) and DomainBed's frozen batch
+norm (Gulrajani & Lopez-Paz 2021).
+
+Legend: N images, D features, K classes of the weights' own, S pixels a side.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +28,61 @@ from clipdg.errors import ConfigError, DataError
 from clipdg.images import preprocess
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
+# What timm itself looks for in a repository, in its order.
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass
+class Config:
+    """``test_size``: images of the size at which timm's own results were measured, where that is a larger one."""
+
+    drop_path: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # probability in the deepest block
+    frozen_batch_norm: bool = False
+    test_size: bool = False
+
 
 class TimmImage(nn.Module):
-    """A timm model without its classifier as a Backbone; ``model`` is timm's own."""
+    """A timm model as a Backbone; ``model`` is timm's own, with its classifier."""
 
     name: str
     weights: Weights
 
-    def __init__(self, name: str, model: Any, preprocessing: Preprocessing) -> None:
+    def __init__(self, name: str, model: Any, preprocessing: Preprocessing, *, frozen_batch_norm: bool = False) -> None:
         super().__init__()
         self.name, self.model, self.preprocessing = name, model, preprocessing
         self.embed_dim = int(model.head_hidden_size)
+        self.frozen_batch_norm = frozen_batch_norm
 
     @property
     def architecture(self) -> dict[str, Any]:
         """What, beside the tensors and the preprocessing, makes this function."""
         cfg = self.model.pretrained_cfg
         return {"family": "timm", "model": cfg["architecture"], "pool": cfg.get("global_pool")}
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The classifier from features to the weights' own classes, for most tags ImageNet's 1,000 in its order.
+
+        None if the weights have none, or none that is a function of the features: of several heads (distilled models,
+        VOLO) each sees other tokens.
+        """
+        found = self.model.get_classifier()
+        found = getattr(found, "fc", found) if hasattr(found, "global_pool") else found  # Sequencer's pools again
+        alone = isinstance(found, nn.Module) and not isinstance(found, nn.Identity | nn.ModuleList)
+        return found if alone and not isinstance(getattr(self.model, "aux_head", None), nn.Linear) else None
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, K) logits of the weights' own classes; dropout in front of the classifier is left out."""
+        head = self.head
+        if head is None:
+            raise ConfigError(
+                f"{self.name} with weights '{self.weights.tag}' has no classifier that takes its features; "
+                "use linear_probe or erm with it"
+            )
+        if isinstance(head, nn.Conv2d):  # of kernel 1, in ResNetV2, DLA and DPN
+            features = features[:, :, None, None]
+        logits: Tensor = head(features)
+        return logits.flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file of these weights holds: timm's own names."""
@@ -47,19 +94,75 @@ class TimmImage(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, D), not of unit length."""
-        features: Tensor = self.model(images)
+        features: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encode_image(images)
 
+    def train(self, mode: bool = True) -> TimmImage:
+        """With ``frozen_batch_norm``, the running statistics stay as they are; the affine weights still train."""
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
-def load(model: str | None = None, weights: str | None = None) -> TimmImage:
-    """See the top of this file. Raises ConfigError with the tags that there are."""
+    def requires_grad_(self, requires_grad: bool = True) -> TimmImage:
+        """Of what makes the features: the classifier gets no gradient from them and is never trained."""
+        super().requires_grad_(requires_grad)
+        if self.head is not None:
+            self.head.requires_grad_(False)
+        return self
+
+
+def load(model: str | None = None, weights: str | None = None, config: Config | None = None) -> TimmImage:
+    """See the top of this file.
+
+    Raises ConfigError with the tags that there are, or saying where weights were looked for; DataError if they misfit.
+    """
+    config = config or Config()
+    name = f"timm:{model}"
+    tagged, _, revision = (model or "").partition("@")
+    check_tag(tagged)
+    seed = seed_of(weights)
+    if revision and weights is not None:
+        raise ConfigError(f"{name}: a revision is of the tag's own weights; leave out backbone.weights or @{revision}")
+    path = None if weights is None or seed is not None else _path(weights, tagged)
+    provenance: Mapping[str, object] = {}
+    if path is not None:
+        built, header = _from_file(path, tagged, config)
+        provenance = header.get("provenance") or {}
+    elif seed is not None:
+        with seeded(seed):
+            built, header = _create(tagged, config), {}
+    else:
+        source = _found(tagged, revision or None)
+        built, header = _from_tag(source, tagged, config), {}
+        provenance = _commit(source)
+    preprocessing = preprocessing_of(built, name, test_size=config.test_size)
+    backbone = TimmImage(name, built, preprocessing, frozen_batch_norm=config.frozen_batch_norm)
+    if header and header.get("architecture") != backbone.architecture:
+        raise DataError(f"{weights} holds weights of another architecture than {name}")
+    frozen(backbone)
+    backbone.weights = identify(
+        name,
+        path.name if path else weights or tagged.partition(".")[2],
+        built,
+        backbone.architecture,
+        preprocessing,
+        random=seed is not None,
+        provenance=provenance,
+    )
+    return backbone
+
+
+def check_tag(model: str) -> None:
+    """Raises ConfigError with the names or the tags that there are."""
     import timm
 
-    name = f"timm:{model}"
-    architecture, _, tag = (model or "").partition(".")
+    architecture, _, tag = model.partition(".")
     known = timm.list_models()
     if architecture not in known:
         raise ConfigError(f"no timm model '{architecture}'.{nearest(architecture, known)} There are {len(known)}.")
@@ -67,49 +170,29 @@ def load(model: str | None = None, weights: str | None = None) -> TimmImage:
     if model not in tags:
         wrong = f"no tag '{tag}' of" if tag else "no tag given for"
         raise ConfigError(f"{wrong} timm:{architecture}; the weights are one of: {', '.join(tags) or 'none'}")
-    seed = seed_of(weights)
-    path = Path(weights).expanduser() if weights is not None and seed is None else None
-    provenance: Mapping[str, object] = {}
-    try:
-        with seeded(seed or 0):
-            # With its classifier: without it, timm loads pretrained weights with strict=False.
-            built = timm.create_model(model, pretrained=weights is None)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{name} cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}") from error
-    head = built.pretrained_cfg.get("classifier")
-    built.reset_classifier(0)
-    backbone = TimmImage(name, built, preprocessing_of(built, name))
-    if path is not None:
-        tensors, header = read(path)
-        if header and header.get("architecture") != backbone.architecture:
-            raise DataError(f"{path.name} holds weights of another architecture than {name}")
-        heads = tuple(f"{h}." for h in ([head] if isinstance(head, str) else head or ()))
-        load_exactly(built, {n: t for n, t in tensors.items() if not n.startswith(heads)}, path.name)
-        provenance = header.get("provenance") or {}
-    frozen(backbone)
-    backbone.weights = identify(
-        name,
-        path.name if path else weights or tag,
-        built,
-        backbone.architecture,
-        backbone.preprocessing,
-        random=seed is not None,
-        provenance=provenance,
-    )
-    return backbone
 
 
-def preprocessing_of(model: Any, name: str) -> Preprocessing:
-    """What the weights were trained with; timm keeps it with the tag."""
+def sources(model: str) -> tuple[str | None, tuple[str, ...]]:
+    """Where timm keeps a tag's weights: a repository and the file names to try, or None and a URL."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(model)
+    if cfg.hf_hub_id:
+        return cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHTS_NAMES
+    return None, (cfg.url,)
+
+
+def preprocessing_of(model: Any, name: str, *, test_size: bool = False) -> Preprocessing:
+    """What the weights were trained with, or tested with; timm keeps it with the tag."""
     import timm.data
 
-    cfg = timm.data.resolve_model_data_config(model)
-    _, height, width = cfg["input_size"]
+    cfg = timm.data.resolve_model_data_config(model, use_test_size=test_size)
+    channels, height, width = cfg["input_size"]
     mode = {"center": "shortest", "squash": "squash"}.get(cfg["crop_mode"])
-    if height != width or mode is None or cfg["interpolation"] not in ("bicubic", "bilinear"):
+    if channels != 3 or height != width or mode is None or cfg["interpolation"] not in ("bicubic", "bilinear"):
         raise ConfigError(
-            f"{name} takes {height} × {width} pixels, crop_mode={cfg['crop_mode']}, "
-            f"interpolation={cfg['interpolation']}, which is not known here"
+            f"{name} takes {channels} × {height} × {width} values, crop_mode={cfg['crop_mode']}, "
+            f"interpolation={cfg['interpolation']}; here are square RGB images, center and squash, bicubic and bilinear"
         )
     mean, std = tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"]))
     return Preprocessing(
@@ -120,3 +203,107 @@ def preprocessing_of(model: Any, name: str) -> Preprocessing:
         cfg["interpolation"],
         float(cfg["crop_pct"]),
     )
+
+
+def _create(model: str, config: Config, **options: Any) -> Any:
+    """timm's model, with random weights unless ``options`` ask for others."""
+    import timm
+    from timm.layers import DropPath
+
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    refusal = f"timm:{model} has no blocks that could be dropped; leave out backbone.drop_path"
+    try:
+        built = timm.create_model(model, **options)
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise ConfigError(refusal) from error
+        raise
+    if config.drop_path and not any(isinstance(m, DropPath) and m.drop_prob for m in built.modules()):
+        raise ConfigError(refusal)  # it took the setting and did nothing with it
+    return built
+
+
+def _from_tag(source: Path, model: str, config: Config) -> Any:
+    """The tag's weights from the file that timm downloads, with its classifier: without, timm is not strict."""
+    tensors, _ = read(source)
+    try:
+        # timm renames what other code saved. It gets tensors, since it would unpickle a file without our care.
+        with seeded(0):
+            built = _create(model, config, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+    except RuntimeError as error:
+        listed = " ".join(str(error).split())
+        raise DataError(f"the weights of timm:{model} do not fit its architecture: {listed}") from error
+    built.pretrained_cfg.pop("state_dict")
+    return built
+
+
+def _from_file(path: Path, model: str, config: Config) -> tuple[Any, dict[str, Any]]:
+    """The model of weights in timm's own names, with as many classes as they have, perhaps none; and their header."""
+    import timm
+
+    tensors, header = read(path)
+    heads = timm.get_pretrained_cfg(model).classifier
+    first = heads[0] if isinstance(heads, list | tuple) else heads
+    own = tensors.get(f"{first}.weight")
+    with seeded(0):
+        built = _create(model, config, num_classes=0 if own is None else len(own))
+    load_exactly(built, tensors, path.name)
+    return built, header
+
+
+def _path(weights: str, model: str) -> Path:
+    """A weights file, or that of a folder as timm's ``save_for_hf`` writes it."""
+    path = Path(weights).expanduser()
+    if not path.is_dir():
+        return path
+    try:
+        saved = json.loads((path / "config.json").read_text())["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no folder of timm's save_for_hf, which has a config.json with an architecture"
+        ) from error
+    if saved != model.partition(".")[0]:
+        raise ConfigError(f"{path} holds weights of timm's {saved} and not of {model}")
+    return path / WEIGHTS_NAMES[0]
+
+
+def _found(model: str, revision: str | None) -> Path:
+    """The file of a tag's weights, from timm's own cache or else downloaded.
+
+    Raises ConfigError saying what was looked for, where, and how to fetch it.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    from timm.models import _hub
+
+    repository, names = sources(model)
+    at = f"@{revision}" if revision else ""
+    if repository is None:
+        folder, file = Path(_hub.get_cache_dir()), names[0].rpartition("/")[2]
+        if revision:
+            raise ConfigError(f"timm:{model} does not come from a repository, so it has no revision '{revision}'")
+        if (folder / file).is_file():
+            return folder / file
+        raise ConfigError(_missing(f"timm:{model}", file, folder))
+    why: OSError | None = None
+    for each in names:
+        try:
+            return Path(hf_hub_download(repository, each, revision=revision))
+        except EntryNotFoundError as error:  # not in the repository, or not in the cache and no network
+            why = why or OSError(str(error))
+        except OSError as error:  # no such repository or revision, no access
+            why = error
+            break
+    raise ConfigError(
+        _missing(f"timm:{model}{at}", f"{' or '.join(names)} of {repository}{at}", Path(constants.HF_HUB_CACHE))
+    ) from why
+
+
+def _missing(name: str, what: str, where: Path) -> str:
+    return f"{name} needs {what}, which is not in {where}; fetch it once with a network: clipdg fetch backbone {name}"
+
+
+def _commit(path: Path) -> dict[str, object]:
+    """The commit that a file in the hub's cache, ``snapshots/COMMIT/FILE``, belongs to."""
+    return {"revision": path.parent.name} if path.parent.parent.name == "snapshots" else {}
