@@ -1,19 +1,29 @@
 """open_clip: the CLIPs of mlfoundations/open_clip (Cherti et al. 2023, arXiv:2212.07143).
 
     open_clip:ViT-B-32-quickgelu          weights: a pretrained tag ("openai"), a checkpoint file, or random:SEED
-    open_clip:hf-hub:ORG/REPO             weights and architecture from the hub
+    open_clip:hf-hub:ORG/REPO             weights, architecture and preprocessing from the hub
     open_clip:local-dir:DIR               the same from a folder with open_clip_config.json
 
+``TAG@REVISION`` and ``hf-hub:ORG/REPO@REVISION`` pin a commit; the one that was loaded is in the weights' provenance. A
+file that is in the hub's cache is taken from there, and only what is not is asked for.
+
 open_clip itself builds random weights with a log line where none are found, runs weights under another activation than
-they were trained with after a warning (4 points on ImageNet, open_clip#1109), and cuts long texts. Here all raise.
+they were trained with after a warning (4 points on ImageNet, open_clip#1109), stretches position embeddings that do not
+fit, gives every checkpoint file OpenAI's mean and interpolation, and cuts long texts. Here all of these raise.
+
+Legend: N images, C texts, D features, L tokens, W token width, S pixels a side.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,30 +34,44 @@ from torch import Tensor, nn
 
 from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ConfigError, DataError
+from clipdg.errors import ClipdgError, ConfigError, DataError, UnsafeError
 from clipdg.images import preprocess
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 SCHEMAS = ("hf-hub:", "local-dir:")
+CONFIG = "open_clip_config.json"
+# What a configuration from elsewhere may ask of a tokenizer; the rest would reach transformers' from_pretrained, which
+# runs a repository's own code if trust_remote_code is among it.
+TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language", "additional_special_tokens"}
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers beside the tensors in OpenAI's files
 
 
 class OpenClip(nn.Module):
-    """An open_clip model as a ClipBackbone; ``model`` is open_clip's own."""
+    """An open_clip model as a ClipBackbone; ``model`` is open_clip's own CLIP, CustomTextCLIP or CoCa."""
 
     name: str
     weights: Weights
 
-    def __init__(self, model: nn.Module, tokenizer: Any, config: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, config: Mapping[str, Any], spec: Preprocessing) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model, self.tokenizer, self.config, self.preprocessing = model, tokenizer, config, spec
         self.embed_dim = int(config["embed_dim"])
-        self.preprocessing = preprocessing_of(model)
-        self._tower = CausalText.of(model, tokenizer)
+        self._tokenizer_digest = _digest(tokenizer)
+        self._tower = text_tower_of(model, tokenizer)
 
     @property
     def architecture(self) -> dict[str, Any]:
         """What, beside the tensors and the preprocessing, makes this function."""
-        return {"family": "open_clip", "class": type(self.model).__name__, "config": self.config}
+        config = {**self.config, "text_cfg": dict(self.config["text_cfg"])}
+        for key in ("hf_model_name", "hf_tokenizer_name"):
+            if Path(config["text_cfg"].get(key) or "").is_absolute():  # where it lies is not what it is
+                config["text_cfg"][key] = Path(config["text_cfg"][key]).name
+        described = {"family": "open_clip", "class": type(self.model).__name__, "config": config}
+        own = getattr(getattr(self.model, "text", None), "config", None)  # of a text tower from transformers
+        if own is not None:
+            dropped = ("_name_or_path", "transformers_version", "architectures", "dtype")
+            described["text"] = _plain({k: v for k, v in own.to_diff_dict().items() if k not in dropped})
+        return described | ({"tokenizer": self._tokenizer_digest} if self._tokenizer_digest else {})
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -61,8 +85,13 @@ class OpenClip(nn.Module):
         return self.log_scale.exp().item()
 
     @property
+    def logit_bias(self) -> float:
+        """What ``forward`` adds to the scaled cosines: SigLIP's learnt bias, 0 for a CLIP."""
+        bias = self.model.logit_bias
+        return 0.0 if bias is None else bias.item()  # type: ignore[operator]  # mypy sees a Tensor or Module
+
+    @property
     def text_tower(self) -> TextTower | None:
-        """Of causal towers with CLIP's own tokenizer; the others differ in start token, padding mask and pooling."""
         return self._tower
 
     def tensors(self) -> dict[str, Tensor]:
@@ -74,68 +103,63 @@ class OpenClip(nn.Module):
         return preprocess(image, self.preprocessing)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """C texts -> (C, L). Raises DataError naming a text that is too long."""
+        """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
         most = self.tokenizer.context_length
         for text in texts:
-            num = num_tokens(self.tokenizer, text)
+            ids, num = _ids(self.tokenizer, text)
             if num > most:
                 raise DataError(
                     f"'{text}' is {num} tokens for {self.name}, which takes {most} with start and end; shorten it"
                 )
+            if not _reserved(self.tokenizer).isdisjoint(ids):
+                raise DataError(f"'{text}' has a part that the tokenizer of {self.name} cannot represent")
         tokens: Tensor = self.tokenizer(list(texts))
         return tokens.to(self.log_scale.device)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, D), not of unit length."""
-        features: Tensor = self.model.encode_image(images)  # type: ignore[operator]  # mypy sees a Tensor or Module
+        # CoCa's default is True
+        features: Tensor = self.model.encode_image(images, normalize=False)  # type: ignore[operator]  # a Tensor or Module
         return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, D), not of unit length."""
         if self._tower is not None:
             return self._tower.encode(self._tower.embed(tokens), tokens)
-        features: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]  # mypy sees a Tensor or Module
+        features: Tensor = self.model.encode_text(tokens, normalize=False)  # type: ignore[operator]  # a Tensor or Module
         return features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines, plus SigLIP's bias where there is one.
+
+        The bias moves all classes alike: softmax and argmax are the same with and without it, a sigmoid is not.
+        """
         image = F.normalize(self.encode_image(images), dim=1)
         text = F.normalize(self.encode_text(tokens), dim=1)
         logits = self.log_scale.exp() * image @ text.T
+        if self.model.logit_bias is not None:
+            logits = logits + self.model.logit_bias  # type: ignore[operator]  # a Tensor or Module
         return logits, logits.T
 
 
-class CausalText:
-    """open_clip's causal text transformer, cut at its token embeddings (core.TextTower).
+class NativeText:
+    """open_clip's own text transformer, cut at its token embeddings (core.TextTower).
 
-    Tokens after the last end token of a batch are left out: in a causal tower they reach nothing that is pooled.
+    Causal (CLIP, LAION, EVA, PE, MetaCLIP 2) or not (SigLIP, CLIPA, MobileCLIP S: ``no_causal_mask``). A causal one
+    leaves out the tokens after the last pooled one of a batch: they reach nothing that is pooled. In the others padding
+    takes part in attention, as in training, so all L tokens are needed.
     """
 
-    num_prefix_tokens = 1
-    causal = True
-
-    def __init__(self, parts: Any) -> None:
-        self._parts = parts  # the CLIP itself, or a CustomTextCLIP's .text: the names are the same
+    def __init__(self, parts: Any, num_prefix_tokens: int) -> None:
+        self._parts = parts  # the CLIP itself, or a CustomTextCLIP's .text: most names are the same
+        self._pool: str = parts.text_pool_type if hasattr(parts, "text_pool_type") else parts.pool_type
+        self._end = int(parts.text_eos_id if hasattr(parts, "text_eos_id") else parts.eos_id)
+        self.num_prefix_tokens = num_prefix_tokens
         self.width = int(parts.token_embedding.weight.shape[1])
         self.context_length = int(parts.context_length)
-
-    @classmethod
-    def of(cls, model: Any, tokenizer: Any) -> CausalText | None:
-        """None where the model's text encoder is of another kind."""
-        import open_clip
-        from open_clip.transformer import TextTransformer
-
-        if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
-            return None
-        if isinstance(model, open_clip.CLIP):
-            parts, pool = model, model.text_pool_type
-        elif isinstance(model.text, TextTransformer) and model.text.cls_emb is None and not model.text.use_pad_mask:
-            parts, pool = model.text, model.text.pool_type
-        else:
-            return None
-        return cls(parts) if parts.attn_mask is not None and pool == "argmax" else None
+        self.causal = parts.attn_mask is not None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""
@@ -145,135 +169,521 @@ class CausalText:
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
         parts = self._parts
-        end = tokens.argmax(dim=1)  # (C,), the end token has the highest number
-        length = int(end.max()) + 1
+        pooled = self._pooled(tokens)  # (C,)
+        length = int(pooled.max()) + 1 if self.causal else tokens.shape[1]
         x = embeddings[:, :length] + parts.positional_embedding[:length]  # (C, L, W)
-        x = parts.ln_final(parts.transformer(x, attn_mask=parts.attn_mask[:length, :length]))
-        x = x[torch.arange(len(x), device=x.device), end]  # (C, W)
+        x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length] if self.causal else None)
+        x = parts.ln_final(x)[torch.arange(len(x), device=x.device), pooled]  # (C, W)
         project = parts.text_projection
         if project is not None:
             x = project(x) if isinstance(project, nn.Linear) else x @ project
         features: Tensor = x
         return features
 
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C,), the position of each text's features."""
+        if self._pool == "argmax":  # the end token has the highest number
+            return tokens.argmax(dim=1)
+        if self._pool == "eos":
+            end: Tensor = tokens == self._end
+            return end.int().argmax(dim=1)
+        return tokens.new_full((len(tokens),), 0 if self._pool == "first" else tokens.shape[1] - 1)
+
+
+class ReplacedText:
+    """A text encoder that takes tokens only (core.TextTower): what its embedding layer gives is replaced while it runs.
+
+    transformers' towers (XLM-R, RoBERTa, mT5, NLLB) are not causal and mask their padding, which can be left out;
+    CoCa's is causal, masks padding and pools a class token that it appends itself.
+    """
+
+    def __init__(
+        self, parts: nn.Module, layer: nn.Module, num_prefix_tokens: int, context_length: int, pad: int | None
+    ) -> None:
+        self._parts, self._layer = parts, layer
+        self._pad = pad  # None: the length matters
+        self.num_prefix_tokens, self.context_length = num_prefix_tokens, context_length
+        self.width = int(layer.weight.shape[1])  # type: ignore[index]  # an Embedding
+        self.causal = getattr(parts, "attn_mask", None) is not None
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(C, L) -> (C, L, W), without positions."""
+        embeddings: Tensor = self._layer(tokens)
+        return embeddings
+
+    def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        length = tokens.shape[1] if self._pad is None else int((tokens != self._pad).sum(dim=1).max())
+        hook = self._layer.register_forward_hook(lambda *_: embeddings[:, :length])
+        try:
+            out = self._parts(tokens[:, :length])
+        finally:
+            hook.remove()
+        features: Tensor = out[0] if isinstance(out, tuple) else out  # with output_tokens, each token's too
+        return features
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a spec names, found without reading weights: architecture, preprocessing, and where the weights are."""
+
+    model: str  # "ViT-B-32", "hf-hub:ORG/REPO"
+    config: dict[str, Any]  # open_clip's
+    preprocessing: Preprocessing
+    tag: str  # for the record
+    doubt: str = ""  # why ``preprocessing`` may not be the weights' own; "" if it is
+    file: Path | None = None
+    folder: Path | None = None  # of local-dir
+    repository: str | None = None
+    revision: str | None = None
+    files: tuple[str, ...] = ()  # in the repository, the preferred first
+
 
 def load(model: str | None = None, weights: str | None = None) -> OpenClip:
     """See the top of this file. Raises ConfigError with the names or tags that there are."""
     import open_clip
 
-    if not model:
-        raise ConfigError("open_clip needs a model, for instance open_clip:ViT-B-32-quickgelu with weights=openai")
-    seed = seed_of(weights)
-    if model.startswith(SCHEMAS):
-        if weights is not None and seed is None:
-            raise ConfigError(f"open_clip:{model} brings its own weights; leave weights out or give random:SEED")
-    elif model not in open_clip.list_models():
-        known = open_clip.list_models()
-        raise ConfigError(
-            f"no open_clip model '{model}'.{nearest(model, known)} There are {len(known)}, and hf-hub:… and local-dir:…"
+    source, seed = resolve(model, weights), seed_of(weights)
+    asked = f"open_clip:{source.model}" + (f" --weights {weights}" if weights and seed is None else "")
+    path = source.file
+    if path is None and seed is None:
+        assert source.repository is not None
+        path = _hub_file(source.repository, source.files, source.revision, asked)
+    tensors, header = _read(path, source.model) if path is not None else ({}, {})
+    spec = source.preprocessing
+    if "preprocessing" in header:  # of `clipdg pretrain`
+        card = header["preprocessing"]
+        spec = Preprocessing(**{**card, "mean": tuple(card["mean"]), "std": tuple(card["std"])})
+    elif source.doubt and path is not None:
+        raise ConfigError(source.doubt)
+    if spec.size != _image_size(source.config):
+        raise DataError(
+            f"{source.tag} was trained with images of {spec.size} pixels a side, not open_clip:{source.model}'s"
         )
-    path = None
-    if weights is not None and seed is None:
-        path = _check_tag(model, weights)
-    try:
-        config = _plain(open_clip.get_model_config(model))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"open_clip:{model} cannot be opened: {_first_line(error)}") from error
-    if weights is None and not model.startswith(SCHEMAS):
-        raise ConfigError(f"open_clip:{model} needs weights: {_tags(model)}, a file or random:SEED")
 
-    pretrained = seed is None and path is None
     with seeded(seed or 0), _without_its_log():
+        tokenizer = _tokenizer(source, asked)
         try:
-            built = open_clip.create_model(
-                model,
-                pretrained=weights if pretrained else None,
-                load_weights=pretrained,
-                require_pretrained=pretrained,
-                pretrained_text=False,
-                precision="fp32",
-                weights_only=True,
-            )
-            tokenizer = open_clip.get_tokenizer(model)
-        except (OSError, ValueError, RuntimeError, UserWarning) as error:
-            wanted = f" with weights {weights}" if pretrained and weights else ""
-            raise ConfigError(f"open_clip:{model}{wanted} cannot be loaded: {_first_line(error)}") from error
-    if not isinstance(built, open_clip.CLIP | open_clip.CustomTextCLIP):
-        raise ConfigError(f"open_clip:{model} is a {type(built).__name__}; here are only CLIP and CustomTextCLIP")
-    backbone = OpenClip(built, tokenizer, config)
-    backbone.name = f"open_clip:{model}"
-    provenance: Mapping[str, object] = {}
+            built = _build(source, asked)
+        except ClipdgError:
+            raise
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AssertionError) as error:
+            raise ConfigError(f"open_clip:{source.model} cannot be built: {_first_line(error)}") from error
+    assert isinstance(built, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
+    backbone = OpenClip(built, tokenizer, source.config, spec)
+    backbone.name = f"open_clip:{source.model}"
+    provenance: dict[str, object] = {}
     if path is not None:
-        tensors, header = read(path)
         if header and header.get("architecture") != backbone.architecture:
             raise DataError(f"{path.name} holds weights of another architecture than {backbone.name}")
-        load_exactly(built, tensors, path.name)
-        provenance = header.get("provenance") or {}
+        load_exactly(built, _as_open_clips(built, tensors), path.name)
+        provenance |= header.get("provenance") or {}
+        if source.repository is not None and source.file is None:
+            provenance |= {"repository": source.repository, "file": path.name, "revision": _commit(path)}
     frozen(backbone)
-    tag = path.name if path else weights or _tag_of(model)
     backbone.weights = identify(
         backbone.name,
-        tag,
+        source.tag if seed is None else f"random:{seed}",
         built,
         backbone.architecture,
-        backbone.preprocessing,
+        spec,
         random=seed is not None,
         provenance=provenance,
     )
     return backbone
 
 
-def preprocessing_of(model: Any) -> Preprocessing:
-    """What the weights were trained with; open_clip keeps it with the image tower."""
-    cfg = model.visual.preprocess_cfg
-    size = cfg["size"]
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ConfigError(f"this model takes images of {size[0]} × {size[1]} pixels; only square ones are read here")
+def resolve(model: str | None, weights: str | None) -> Source:
+    """What ``open_clip:model`` with ``weights`` means; of a hub repository only the configuration is read.
+
+    Raises ConfigError for a name, tag or file that there is not, and for a tag of the other activation.
+    """
+    if not model:
+        raise ConfigError("open_clip needs a model, for instance open_clip:ViT-B-32-quickgelu with weights=openai")
+    if not model.startswith(SCHEMAS):
+        return _listed(model, weights)
+    path = None
+    if weights is not None and seed_of(weights) is None:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"open_clip:{model} brings its own weights and '{weights}' is no file; leave weights out, or give a "
+                "checkpoint file or random:SEED"
+            )
+    schema, _, place = model.partition(":")
+    if schema == "local-dir":
+        folder = Path(place).expanduser()
+        config, card = _configuration(folder / CONFIG, model)
+        if path is None and seed_of(weights) is None:
+            path = _checkpoint_in(folder, model)
+            return Source(
+                model, config, preprocessing_of(config, card), folder.resolve().name, file=path, folder=folder
+            )
+        tag = path.name if path else ""
+        return Source(model, config, preprocessing_of(config, card), tag, file=path, folder=folder)
+    repository, _, revision = place.partition("@")
+    file = _hub_file(repository, (CONFIG,), revision or None, f"open_clip:{model}")
+    config, card = _configuration(file, model)
+    return Source(
+        model,
+        config,
+        preprocessing_of(config, card),
+        path.name if path else place,
+        file=path,
+        repository=repository,
+        revision=_commit(file),  # the weights of the same commit
+        files=_names(""),
+    )
+
+
+def _listed(model: str, weights: str | None) -> Source:
+    """A model of open_clip's own list."""
+    import open_clip
+
+    known = open_clip.list_models()
+    if model not in known:
+        raise ConfigError(
+            f"no open_clip model '{model}'.{nearest(model, known)} There are {len(known)}, and hf-hub:… and local-dir:…"
+        )
+    if weights is None:
+        raise ConfigError(f"open_clip:{model} needs weights: {_tags(model)}, a file or random:SEED")
+    config = _plain(open_clip.get_model_config(model))
+    cards = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
+    specs = {tag: preprocessing_of(config, card) for tag, card in cards.items()}
+    usual = next(iter(specs.values()), preprocessing_of(config, {}))
+    if seed_of(weights) is not None:
+        return Source(model, config, usual, "")
+    tag, _, revision = weights.partition("@")
+    tag = tag.lower().replace("-", "_")  # as open_clip does
+    if tag not in cards:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"no weights '{weights}' for open_clip:{model}, and no such file; there are: {_tags(model)}"
+            )
+        doubt = ""
+        if len(set(specs.values())) > 1:
+            doubt = (
+                f"{path.name} does not say how its images are preprocessed, and the tags of open_clip:{model} do it in "
+                f"{len(set(specs.values()))} ways; put it in a folder with an {CONFIG} (model_cfg, preprocess_cfg) and "
+                "give open_clip:local-dir:FOLDER"
+            )
+        return Source(model, config, usual, path.name, doubt, file=path)
+    _check_activation(model, tag, bool(cards[tag].get("quick_gelu")), bool(config.get("quick_gelu")))
+    repository, _, file = cards[tag].get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise ConfigError(
+            f"weights '{tag}' of open_clip:{model} are not on the hub but at {cards[tag].get('url') or 'no address'}; "
+            "fetch the file yourself and give it"
+        )
+    return Source(
+        model,
+        config,
+        specs[tag],
+        f"{tag}@{revision}" if revision else tag,
+        repository=repository,
+        revision=revision or None,
+        files=_names(file),
+    )
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every model that open_clip lists, from its configurations alone: nothing is built or fetched.
+
+    ``tags``: those that ``load`` takes; a tag of the other activation belongs to the model's twin ("-quickgelu").
+    """
+    import open_clip
+
+    rows = []
+    for model in open_clip.list_models():
+        config = open_clip.get_model_config(model)
+        quick = bool(config.get("quick_gelu"))
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        rows.append(
+            {
+                "name": f"open_clip:{model}",
+                "tags": [t for t in tags if bool(open_clip.get_pretrained_cfg(model, t).get("quick_gelu")) == quick],
+                "size": _image_size(config),
+                "embed_dim": int(config["embed_dim"]),
+                "can_prompt": config["text_cfg"].get("tokenizer_mode") != "clips",
+            }
+        )
+    return rows
+
+
+def preprocessing_of(config: Mapping[str, Any], card: Mapping[str, Any]) -> Preprocessing:
+    """``card``: mean, std, interpolation, resize_mode, where not OpenAI's; the size is the image tower's."""
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    cfg = merge_preprocess_dict(PreprocessCfg(), dict(card))
     resize: Literal["shortest", "squash"] = "squash" if cfg["resize_mode"] == "squash" else "shortest"
     if cfg["resize_mode"] not in ("shortest", "squash") or cfg["interpolation"] not in ("bicubic", "bilinear"):
         raise ConfigError(
             f"this model's preprocessing is resize_mode={cfg['resize_mode']}, interpolation={cfg['interpolation']}; "
             "here are shortest and squash, bicubic and bilinear"
         )
-    mean, std = (tuple(float(v) for v in cfg[key]) for key in ("mean", "std"))
-    assert len(mean) == len(std) == 3
-    return Preprocessing(int(sides.pop()), mean, std, resize, cfg["interpolation"])
+    mean, std = ((v,) * 3 if isinstance(v, int | float) else tuple(v) for v in (cfg["mean"], cfg["std"]))
+    if len(mean) != 3 or len(std) != 3:
+        raise ConfigError(f"this model's mean {mean} and std {std} are not those of three colours")
+    r, g, b = (float(v) for v in mean)
+    return Preprocessing(
+        _image_size(config), (r, g, b), (float(std[0]), float(std[1]), float(std[2])), resize, cfg["interpolation"]
+    )
 
 
-def num_tokens(tokenizer: Any, text: str) -> int:
-    """Tokens of a text with start and end, before anything is cut."""
+def text_tower_of(model: Any, tokenizer: Any) -> TextTower | None:
+    """None where a learnt context could not stand in front of the text: CLIPS puts a class token after the padding."""
+    import open_clip
+    from open_clip.hf_model import HFTextEncoder
+
+    parts = model if isinstance(model, open_clip.CLIP) else model.text
+    prefix = 1
+    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+        if tokenizer.tokenizer_mode == "clips" or tokenizer.tokenizer.padding_side != "right":
+            return None
+        special = tokenizer.tokenizer("a", return_special_tokens_mask=True).special_tokens_mask
+        prefix = special.index(0)  # [CLS], <s> or a language; none in SigLIP's and mT5's
+    if isinstance(parts, HFTextEncoder):
+        layer = parts.transformer.get_input_embeddings()
+        return ReplacedText(parts, layer, prefix, tokenizer.context_length, parts.config.pad_token_id)
+    if getattr(parts, "cls_emb", None) is not None:
+        return ReplacedText(parts, parts.token_embedding, prefix, tokenizer.context_length, None)
+    return NativeText(parts, prefix)
+
+
+def _build(source: Source, asked: str) -> nn.Module:
+    """open_clip.create_model's choice of class, without the ways to weights that lie in it."""
+    import open_clip
+    import transformers
+
+    config = copy.deepcopy(source.config)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    if text.get("hf_model_name"):
+        folder = _folder_of(text["hf_model_name"], source.folder, asked)
+        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for one that has code
+        text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
+    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    if custom and "multimodal_cfg" in config:
+        kind = open_clip.CoCa
+        if not (vision.get("output_tokens") and text.get("output_tokens")):
+            raise ConfigError(
+                f"open_clip:{source.model} is a CoCa whose towers lack output_tokens, which open_clip itself cannot run"
+            )
+    built: nn.Module = kind(**config)
+    return built
+
+
+def _tokenizer(source: Source, asked: str) -> Any:
+    """open_clip.get_tokenizer's choice, from the configuration at hand."""
+    import huggingface_hub
+    import open_clip
+
+    text = source.config["text_cfg"]
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if not options.keys() <= TOKENIZER_OPTIONS:
+        raise UnsafeError(
+            f"{CONFIG} of open_clip:{source.model} gives its tokenizer {', '.join(sorted(options))}; read are only "
+            f"{', '.join(sorted(TOKENIZER_OPTIONS))}"
+        )
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        if source.folder is None and source.repository is None and "siglip" in source.model.lower():
+            raise ConfigError(
+                f"open_clip:{source.model} has no hf_tokenizer_name, and open_clip would fetch a SigLIP tokenizer over "
+                "plain HTTP; name one in its text_cfg"
+            )
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    place = str(source.folder or name)
+    options |= {"tokenizer_mode": text.get("tokenizer_mode"), "trust_remote_code": False}
+    try:
+        try:  # what is in the cache, or in a folder, needs no network
+            return open_clip.tokenizer.HFTokenizer(place, length, local_files_only=True, **options)
+        except (OSError, ValueError):
+            if huggingface_hub.is_offline_mode() or Path(place).is_dir():
+                raise
+            return open_clip.tokenizer.HFTokenizer(place, length, **options)
+    except (OSError, ValueError, ImportError) as error:
+        where = f"the folder {place}" if Path(place).is_dir() else f"the hub's cache ({name})"
+        raise ConfigError(
+            f"the tokenizer of open_clip:{source.model} is not in {where}: {_first_line(error)}; "
+            f"`clipdg fetch backbone {asked}` fetches it where there is a network"
+        ) from error
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
+    """A text's own tokens, and their number with start and end, before anything is cut."""
     import open_clip
 
     if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
-        return len(tokenizer.encode(text)) + 2
-    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
-        if tokenizer.tokenizer_mode == "clips":  # it adds start, end and class tokens itself
-            return len(tokenizer.tokenizer(tokenizer.clean_fn(text), add_special_tokens=False).input_ids) + 3
-        return len(tokenizer.tokenizer(tokenizer.clean_fn(text)).input_ids)
-    cleaned = open_clip.tokenizer.canonicalize_text(open_clip.tokenizer.basic_clean(text))
-    return len(tokenizer.tokenizer(cleaned).input_ids)
+        ids: list[int] = tokenizer.encode(text)
+        return ids, len(ids) + 2
+    own = tokenizer.tokenizer(tokenizer.clean_fn(text), add_special_tokens=False).input_ids
+    if tokenizer.tokenizer_mode == "clips":  # it adds start, end and class tokens itself
+        return own, len(own) + 3
+    return own, len(own) + tokenizer.tokenizer.num_special_tokens_to_add()
 
 
-def _check_tag(model: str, weights: str) -> Path | None:
-    """The checkpoint file, or None for a tag. A tag that was trained with the other activation is refused."""
+def _reserved(tokenizer: Any) -> set[int]:
+    """Tokens that no text may hold: for what is unknown, and those that say where a text ends."""
     import open_clip
 
-    tag = open_clip.get_pretrained_cfg(model, weights)
-    if not tag:
-        path = Path(weights).expanduser()
-        if path.is_file():
-            return path
-        raise ConfigError(f"no weights '{weights}' for open_clip:{model}, and no such file; there are: {_tags(model)}")
-    needs, has = bool(tag.get("quick_gelu")), bool(open_clip.get_model_config(model).get("quick_gelu"))
-    if needs != has:
-        other = f"{model}-quickgelu" if needs else model.removesuffix("-quickgelu")
-        known = other in open_clip.list_models()
+    if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
+        return {tokenizer.sot_token_id, tokenizer.eot_token_id}
+    ids = (tokenizer.tokenizer.unk_token_id, tokenizer.tokenizer.eos_token_id, tokenizer.tokenizer.pad_token_id)
+    return {i for i in ids if i is not None}
+
+
+def _digest(tokenizer: Any) -> str | None:
+    """SHA-256 of a tokenizer of transformers; None for CLIP's own, which is part of open_clip."""
+    import open_clip
+
+    if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
+        return None
+    content = json.loads(tokenizer.tokenizer.backend_tokenizer.to_str())
+    state = {k: v for k, v in content.items() if k not in ("truncation", "padding")}  # of the last call
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _configuration(path: Path, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """open_clip_config.json -> model_cfg, preprocess_cfg."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config, card = content["model_cfg"], content.get("preprocess_cfg") or {}
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - config.keys()
+    except FileNotFoundError:
+        raise ConfigError(f"open_clip:{model} cannot be opened: there is no {path}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"weights '{weights}' were trained {'with' if needs else 'without'} QuickGELU and open_clip:{model} is "
-            f"{'without' if needs else 'with'} it" + (f"; use open_clip:{other}" if known else "")
+            f"open_clip:{model} cannot be opened: {path} is not a JSON object with model_cfg ({_first_line(error)})"
+        ) from error
+    if missing:
+        raise ConfigError(
+            f"open_clip:{model} cannot be opened: model_cfg in {path} has no {', '.join(sorted(missing))}"
         )
-    return None
+    return _plain(config), dict(card)
+
+
+def _checkpoint_in(folder: Path, model: str) -> Path:
+    """The one that open_clip prefers; of several others none is chosen."""
+    preferred = [*_names(""), "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin"]
+    for name in preferred:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+    if len(others) == 1:
+        return folder / others[0]
+    raise ConfigError(
+        f"open_clip:{model} has {'several checkpoints' if others else 'no checkpoint'} in {folder}"
+        + (f" ({', '.join(others)})" if others else "")
+        + f"; name it {preferred[0]}, or give random:SEED"
+    )
+
+
+def _names(file: str) -> tuple[str, ...]:
+    """Names under which a repository may hold its weights, safetensors first; ``file``: the name that a tag gives."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    if not file:
+        return HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    return tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
+
+
+def _hub_file(repository: str, names: Sequence[str], revision: str | None, asked: str) -> Path:
+    """The first of ``names`` that the repository has: from the hub's cache, else from the hub.
+
+    Raises ConfigError saying what was looked for, where, and how it is fetched.
+    """
+    import huggingface_hub
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    where = f"repository {repository}" + (f" at revision {revision}" if revision else "")
+    try:
+        for name in names:
+            cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)
+        why = "HF_HUB_OFFLINE is set"
+        if not huggingface_hub.is_offline_mode():
+            why = "the hub does not have it"
+            for name in names:
+                try:
+                    return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+                except LocalEntryNotFoundError:
+                    why = "the hub cannot be reached"
+                    break
+                except EntryNotFoundError:
+                    continue
+    except (OSError, ValueError) as error:
+        why = _first_line(error)
+    raise ConfigError(
+        f"{asked.replace(' --weights', ' with weights')} needs {' or '.join(names)} of {where}, which is not in the "
+        f"hub's cache {HF_HUB_CACHE}, and {why}; `clipdg fetch backbone {asked}` fetches it where there is a network"
+    )
+
+
+def _folder_of(name: str, folder: Path | None, asked: str) -> Path:
+    """Where the configuration of a text tower from transformers lies: beside its CLIP, in a folder, or in the cache."""
+    for place in ([folder / name] if folder else []) + [Path(name).expanduser()]:
+        if (place / "config.json").is_file():
+            return place
+    return _hub_file(name, ("config.json",), None, asked).parent
+
+
+def _read(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import open_clip
+
+    try:
+        return read(path)
+    except UnsafeError as error:
+        if "openai" not in open_clip.list_pretrained_tags_by_model(model):
+            raise
+        raise UnsafeError(f"{error}; OpenAI's own weights are also the tag 'openai', without a program") from error
+
+
+def _as_open_clips(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` under the names and shapes that this version of open_clip has for them; no value is changed."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    content: dict[str, Tensor] = convert_state_dict(model, dict(tensors))  # Apple's own MobileCLIP files
+    if "positional_embedding" in content and not hasattr(model, "positional_embedding"):
+        content = convert_to_custom_text_state_dict(content)
+    own = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):  # of no or of one dimension
+        if name in content and name in own and content[name].numel() == own[name].numel():
+            content[name] = content[name].reshape(own[name].shape)
+    for name in (*OPENAI_EXTRAS, "text.transformer.embeddings.position_ids"):  # position_ids: of transformers < 4.31
+        if name not in own:
+            content.pop(name, None)
+    return content
+
+
+def _check_activation(model: str, tag: str, needs: bool, has: bool) -> None:
+    import open_clip
+
+    if needs == has:
+        return
+    other = f"{model}-quickgelu" if needs else model.removesuffix("-quickgelu")
+    if other == model or other not in open_clip.list_models():
+        repository = open_clip.get_pretrained_cfg(model, tag)["hf_hub"].rpartition("/")[0]
+        other = f"hf-hub:{repository}, whose own configuration decides"
+    raise ConfigError(
+        f"weights '{tag}' were trained {'with' if needs else 'without'} QuickGELU and open_clip:{model} is "
+        f"{'without' if needs else 'with'} it; use open_clip:{other}"
+    )
+
+
+def _image_size(config: Mapping[str, Any]) -> int:
+    size = config["vision_cfg"].get("image_size", 224)
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ConfigError(f"this model takes images of {size[0]} × {size[1]} pixels; only square ones are read here")
+    return int(sides.pop())
 
 
 def _tags(model: str) -> str:
@@ -282,10 +692,10 @@ def _tags(model: str) -> str:
     return ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no tags"
 
 
-def _tag_of(model: str) -> str:
-    """A repository, or a folder's name without where it lies."""
-    schema, _, place = model.partition(":")
-    return place if schema == "hf-hub" else Path(place).name
+def _commit(path: Path) -> str | None:
+    """Of a file in the hub's cache, …/snapshots/COMMIT/…"""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
 def _plain(value: Any) -> Any:
