@@ -20,13 +20,15 @@ class Preprocessing:
     """How an RGB image becomes a backbone's input; it travels with the weights and can be hashed.
 
     ``shortest``: the shorter side to ``size / crop_fraction`` pixels, then the central ``size`` square (CLIP, timm).
+    ``shortest_floor``: the same, but where an odd number of pixels is cut off, the greater half goes at the right and
+    at the bottom (transformers); in ``shortest`` half pixels are rounded to even, as in torchvision.
     ``squash``: both sides to ``size``, the aspect ratio lost (DomainBed, SigLIP).
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["shortest", "squash"] = "shortest"
+    resize: Literal["shortest", "shortest_floor", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     crop_fraction: float = 1.0
 

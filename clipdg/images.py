@@ -129,7 +129,11 @@ def to_uint8(image: Image.Image, spec: Preprocessing) -> Tensor:
     if image.mode != "RGB":
         image = image.convert("RGB")
     image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)  # halves to even, as in torchvision
+    left, top = (width - spec.size) / 2, (height - spec.size) / 2
+    if spec.resize == "shortest_floor":
+        left, top = math.floor(left), math.floor(top)
+    else:
+        left, top = round(left), round(top)  # halves to even, as in torchvision
     image = image.crop((left, top, left + spec.size, top + spec.size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 

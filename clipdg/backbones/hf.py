@@ -1,15 +1,34 @@
-"""hf: CLIP models of transformers, ``hf:ORG/REPO`` or ``hf:FOLDER``, with an optional weights file or random:SEED.
+"""hf: the CLIPs of transformers, ``hf:ORG/REPO``, ``hf:ORG/REPO@REVISION`` or ``hf:FOLDER``.
 
-The processor's own resizing and normalisation are taken over as a spec; its centre crop floors half pixels where
-torchvision (and so OpenAI's CLIP) rounds them, which moves the crop of some images by one pixel.
+    CLIP            causal text tower, pooled at the end token (both of transformers' conventions)
+    MetaCLIP 2      the same with XLM-R's vocabulary; its end token has the number 2 and means it
+    SigLIP          also SigLIP 2 of one resolution: texts padded to full length, no mask, pooled at the last place;
+                    logits have a bias. SigLIP 2 NaFlex, whose images keep their own shape, is refused
+    AltCLIP         XLM-R as text tower: padding masked, pooled at the first token
+    Chinese-CLIP    BERT as text tower: the same
+
+Weights: the repository's own (None), a file, or random:SEED. A repository comes from the hub's cache; only where it is
+not there is the hub asked, unless HF_HUB_OFFLINE is set. The commit is recorded with the weights. Code that a
+repository brings is never run.
+
+Texts are lower-cased, split and padded as the checkpoint's own tokenizer files say, also where these keep the capitals
+that training did not see (SigLIP 2 with a GemmaTokenizer). Images are resized, cropped and
+normalised as its own processor says (the PIL one of transformers' two); one whose steps core.Preprocessing has no words
+for is refused.
+
+Legend: N images, C texts, L tokens, W token width, D features, S pixels a side.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +57,39 @@ SIZES = (
     "max_position_embeddings",
     "eos_token_id",
 )
+MORE_SIZES = ("projection_size", "project_dim", "type_vocab_size", "pad_token_id")  # of the families that are not CLIP
+
+# A repository is whole if it has one of each, in the order in which they are looked for.
+CONFIG = ("config.json",)
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Family:
+    """``text``: who sees whom in the text tower.
+
+    causal: each token those before it. masked: all tokens all others, padding none. full: all places, padding too.
+    """
+
+    model: str  # transformers' class
+    text: Literal["causal", "masked", "full"]
+    embedding: str = "text_model.embeddings.token_embedding"
+
+
+FAMILIES = {  # by the model_type in config.json
+    "clip": Family("CLIPModel", "causal"),
+    "metaclip_2": Family("MetaClip2Model", "causal"),
+    "siglip": Family("SiglipModel", "full"),
+    "altclip": Family("AltCLIPModel", "masked", "text_model.roberta.embeddings.word_embeddings"),
+    "chinese_clip": Family("ChineseCLIPModel", "masked", "text_model.embeddings.word_embeddings"),
+}
 
 
 class HfClip(nn.Module):
-    """transformers' CLIPModel as a ClipBackbone; ``model`` is transformers' own."""
+    """A CLIP of transformers as a ClipBackbone; ``model`` is transformers' own."""
 
     name: str
     weights: Weights
@@ -50,20 +98,25 @@ class HfClip(nn.Module):
         super().__init__()
         self.name = name
         self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
-        self.embed_dim = int(model.config.projection_dim)
-        self.text = HfText(model)
-        if preprocessing.size != model.config.vision_config.image_size:
+        config = model.config
+        if config.model_type == "siglip":
+            self.embed_dim = int(config.text_config.projection_size)
+        else:
+            self.embed_dim = int(config.projection_dim)
+        self.text = HfText(model, tokenizer)
+        if preprocessing.size != config.vision_config.image_size:
             raise DataError(
                 f"{name}: its processor makes images of {preprocessing.size} pixels a side and its image tower takes "
-                f"{model.config.vision_config.image_size}"
+                f"{config.vision_config.image_size}"
             )
 
     @property
     def architecture(self) -> dict[str, Any]:
         """What, beside the tensors and the preprocessing, makes this function."""
         config = self.model.config
+        names = SIZES if config.model_type == "clip" else SIZES + MORE_SIZES
         towers = {"text": config.text_config, "vision": config.vision_config}
-        sizes = {name: {k: getattr(tower, k) for k in SIZES if hasattr(tower, k)} for name, tower in towers.items()}
+        sizes = {name: {k: getattr(tower, k) for k in names if hasattr(tower, k)} for name, tower in towers.items()}
         return {"family": "hf", "class": type(self.model).__name__, "embed_dim": self.embed_dim, **sizes}
 
     @property
@@ -78,6 +131,14 @@ class HfClip(nn.Module):
         return self.log_scale.exp().item()
 
     @property
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to the scaled cosines: their sigmoid is then a probability. None in the other families.
+
+        It is the same for every class, so it changes neither a softmax over classes nor a decision.
+        """
+        return float(self.model.logit_bias) if hasattr(self.model, "logit_bias") else None
+
+    @property
     def text_tower(self) -> TextTower:
         return self.text
 
@@ -90,27 +151,49 @@ class HfClip(nn.Module):
         return preprocess(image, self.preprocessing)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """C texts -> (C, L). Raises DataError naming a text that is too long or has no end token."""
+        """C texts -> (C, L). L is the context length; in masked towers, the longest text's.
+
+        Raises DataError naming a text that is too long, or that has a part which the vocabulary lacks or which would
+        be taken for one of its special tokens.
+        """
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
-        most = self.text.context_length
-        listed = self.tokenizer(list(texts)).input_ids
-        for text, ids in zip(texts, listed, strict=True):
-            if len(ids) > most:
-                raise DataError(
-                    f"'{text}' is {len(ids)} tokens for {self.name}, which takes {most} with start and end; shorten it"
-                )
-            if ids[-1] != (max(ids) if self.text.end_token is None else self.text.end_token):
-                # transformers would pool another token instead, and say nothing
-                raise DataError(
-                    f"{self.name}: its tokenizer does not end '{text}' with the token at which its text tower pools; "
-                    "the tokenizer does not belong to these weights"
-                )
-            if not {ids[-1], self.tokenizer.unk_token_id}.isdisjoint(ids[1:-1]):  # in CLIP's they are one
-                raise DataError(f"'{text}' has a part that the tokenizer of {self.name} cannot represent")
-        padded = self.tokenizer(list(texts), padding="max_length", max_length=most, return_tensors="pt").input_ids
+        text = self.text
+        listed = self.tokenizer(list(texts), padding=False, truncation=False, verbose=False).input_ids
+        for each, ids in zip(texts, listed, strict=True):
+            self._check(each, ids)
+        length = {} if text.kind == "masked" else {"max_length": text.context_length}
+        padding = "longest" if text.kind == "masked" else "max_length"
+        padded = self.tokenizer(list(texts), padding=padding, **length, truncation=False, return_tensors="pt").input_ids
         tokens: Tensor = padded.to(self.log_scale.device)
         return tokens
+
+    def _check(self, text: str, ids: list[int]) -> None:
+        tower, tokenizer = self.text, self.tokenizer
+        if len(ids) > tower.context_length:
+            raise DataError(
+                f"'{text}' is {len(ids)} tokens for {self.name}, which takes {tower.context_length} with start and "
+                "end; shorten it"
+            )
+        start = ids[0] if tower.kind == "full" or tower.start_token is None else tower.start_token
+        end = (max(ids) if tower.end_token is None else tower.end_token) if tower.kind == "causal" else ids[-1]
+        if max(ids) >= tower.vocab_size:
+            raise DataError(
+                f"{self.name}: its tokenizer gives '{text}' a token {max(ids)} and its text tower has only "
+                f"{tower.vocab_size}; the tokenizer does not belong to these weights"
+            )
+        if ids[0] != start or ids[-1] != end:
+            # transformers would pool another token instead, and say nothing
+            raise DataError(
+                f"{self.name}: its tokenizer does not begin or end '{text}' with the token at which its text tower "
+                "pools; the tokenizer does not belong to these weights"
+            )
+        inner = ids[tower.num_prefix_tokens : -1]
+        special = {ids[-1], tokenizer.unk_token_id}  # in CLIP's they are one
+        if tower.kind != "causal":  # CLIPs that pad with '!' have it among their special tokens
+            special.update(tokenizer.all_special_ids)
+        if not special.isdisjoint(inner):
+            raise DataError(f"'{text}' has a part that the tokenizer of {self.name} cannot represent")
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, D), not of unit length."""
@@ -123,45 +206,66 @@ class HfClip(nn.Module):
         return self.text.encode(self.text.embed(tokens), tokens)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines, in SigLIP plus ``logit_bias``."""
         image = F.normalize(self.encode_image(images), dim=1)
         text = F.normalize(self.encode_text(tokens), dim=1)
         logits = self.log_scale.exp() * image @ text.T
+        if hasattr(self.model, "logit_bias"):
+            logits = logits + self.model.logit_bias
         return logits, logits.T
 
 
 class HfText:
-    """transformers' causal text tower, cut at its token embeddings (core.TextTower).
+    """A text tower of transformers, cut at its token embeddings (core.TextTower).
 
-    CLIPTextModel takes token ids only, so the output of its embedding layer is replaced while it runs. Tokens after
-    the last end token of a batch are left out: in a causal tower they reach nothing that is pooled.
+    The towers take token ids, from which positions, masks and the place to pool follow, so the output of the embedding
+    layer is replaced while they run. Where padding reaches nothing that is pooled (causal, masked), what lies behind
+    the longest text of a batch is left out.
     """
 
-    num_prefix_tokens = 1
-    causal = True
-
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
-        config = model.config.text_config
-        self.width, self.context_length = int(config.hidden_size), int(config.max_position_embeddings)
-        # Checkpoints from before transformers#24773 say 2 and mean "the highest number in the row".
-        self.end_token = None if config.eos_token_id == 2 else int(config.eos_token_id)
+        family, config = FAMILIES[model.config.model_type], model.config.text_config
+        self.kind = family.text
+        self.causal = family.text == "causal"
+        self._embedding = model.get_submodule(family.embedding)
+        self.width, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
+        positions = int(config.max_position_embeddings)
+        if model.config.model_type == "altclip":  # RoBERTa counts positions from the padding token's number + 1
+            positions -= int(config.pad_token_id) + 1
+        self.context_length = min(positions, int(tokenizer.model_max_length))
+        self.pad_token = int(tokenizer.pad_token_id)
+        self.start_token = tokenizer.cls_token_id if family.text == "masked" else tokenizer.bos_token_id
+        self.num_prefix_tokens = int(self.start_token is not None and tokenizer("a").input_ids[0] == self.start_token)
+        # CLIPs from before transformers#24773 say 2 and mean "the highest number in the row".
+        legacy = model.config.model_type == "clip" and config.eos_token_id == 2
+        self.end_token = None if legacy or family.text != "causal" else int(config.eos_token_id)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""
-        embeddings: Tensor = self._model.text_model.embeddings.token_embedding(tokens)
+        embeddings: Tensor = self._embedding(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
-        ends = tokens if self.end_token is None else (tokens == self.end_token).int()
-        length = int(ends.argmax(dim=1).max()) + 1
-        layer = self._model.text_model.embeddings.token_embedding
+        mask, length = None, tokens.shape[1]
+        if self.kind == "causal":
+            ends = tokens if self.end_token is None else (tokens == self.end_token).int()
+            length = int(ends.argmax(dim=1).max()) + 1
+        elif self.kind == "masked":
+            mask = tokens != self.pad_token
+            length = int(mask.sum(dim=1).max())
+            mask = mask[:, :length].long()
+        else:
+            # Pooled at the last place, whatever stands there: a shorter row would be pooled at another one.
+            assert length == self.context_length
+        layer = self._embedding
         hook = layer.register_forward_hook(lambda *_: embeddings[:, :length])
         try:
-            features: Tensor = self._model.get_text_features(input_ids=tokens[:, :length]).pooler_output
+            output = self._model.get_text_features(input_ids=tokens[:, :length], attention_mask=mask)
         finally:
             hook.remove()
+        features: Tensor = output.pooler_output
         return features
 
 
@@ -174,29 +278,43 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     name = f"hf:{model}"
     seed = seed_of(weights)
     path = Path(weights).expanduser() if weights is not None and seed is None else None
+    folder, own, commit = _locate(model, with_weights=weights is None)
+    family = _family(folder, name)
     try:
-        config = transformers.AutoConfig.from_pretrained(model)
-        if config.model_type != "clip":
-            raise ConfigError(f"{name} is a {config.model_type} model; here are only those of type clip")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        preprocessing = preprocessing_of(transformers.AutoImageProcessor.from_pretrained(model, backend="pil"), name)
-        if seed is None and path is None:
-            built = _pretrained(model, name)
-        else:
+        with _quiet():
+            # A model_type of transformers' own never needs a repository's code; where it asks for it all the same,
+            # this refuses.
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
             with seeded(seed or 0):
-                built = transformers.CLIPModel(config)
-    except (OSError, RuntimeError, KeyError, ImportError) as error:
-        raise ConfigError(f"{name} cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}") from error
+                built = None if weights is None else getattr(transformers, family.model)(config)
+    except ImportError as error:
+        raise ConfigError(_needs(name, error)) from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{name} cannot be loaded: {_first_line(error)}") from error
+    if family.text != "full" and tokenizer.padding_side != "right":
+        raise ConfigError(f"{name}: its tokenizer pads on the left, and its text tower takes padding on the right only")
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{name}: its tokenizer has no padding token")
+    preprocessing = preprocessing_of(processor, name)
+    provenance: Mapping[str, object] = {} if commit is None else {"revision": commit}
+    if built is None:
+        files = _weight_files(folder, name)
+        tensors = {k: t for file in files for k, t in read(file)[0].items()}
+        built = _pretrained(getattr(transformers, family.model), config, tensors, f"the weights of {name}")
     backbone = HfClip(name, built, tokenizer, preprocessing)
-    provenance: Mapping[str, object] = {}
     if path is not None:
         tensors, header = read(path)
         if header and header.get("architecture") != backbone.architecture:
             raise DataError(f"{path.name} holds weights of another architecture than {name}")
-        load_exactly(built, tensors, path.name)
-        provenance = header.get("provenance") or {}
+        if header:
+            load_exactly(built, tensors, path.name)
+        else:  # a file of another maker may have the names that transformers had before
+            backbone.model = built = _pretrained(type(built), config, tensors, path.name)
+            backbone.text = HfText(built, tokenizer)
+        provenance = {**provenance, **(header.get("provenance") or {})}
     frozen(backbone)
-    own = Path(model).name if Path(model).expanduser().exists() else model
     backbone.weights = identify(
         name,
         path.name if path else weights or own,
@@ -209,27 +327,43 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     return backbone
 
 
+def fetch(model: str) -> str:
+    """Download what ``hf:model`` needs, anew where the revision has moved on; the commit that it is.
+
+    Raises ConfigError saying what the hub does not have.
+    """
+    repo, revision = _repository(model)
+    return _download(repo, revision, with_weights=True)[1]
+
+
 def preprocessing_of(processor: Any, name: str) -> Preprocessing:
     """The processor's steps as a spec. Raises ConfigError for steps that the spec has no words for."""
+    from transformers.image_processing_backends import PilBackend
+
+    kind = type(processor)
+    steps_of = ("_preprocess", "process_image", "convert_to_rgb", "resize", "center_crop", "rescale", "normalize")
+    if not all(getattr(kind, step, None) is getattr(PilBackend, step) for step in steps_of):
+        raise ConfigError(f"{name}: its processor is a {kind.__name__}, whose steps are its own and not known here")
     steps = {step: getattr(processor, step, None) for step in ("do_resize", "do_rescale", "do_normalize")}
     factor = float(processor.rescale_factor)
-    if not all(steps.values()) or not math.isclose(factor, 1 / 255):
+    if not all(steps.values()) or not math.isclose(factor, 1 / 255) or getattr(processor, "do_pad", None):
         raise ConfigError(
-            f"{name}: its processor has {steps} and rescale_factor {factor}; needed are all three and 1/255"
+            f"{name}: its processor has {steps} and rescale_factor {factor}; needed are all three and 1/255, "
+            "and no padding"
         )
     interpolation = INTERPOLATION.get(int(processor.resample))
     size = {k: v for k, v in dict(processor.size).items() if v is not None}
-    crop = (
-        {k: v for k, v in dict(processor.crop_size or {}).items() if v is not None} if processor.do_center_crop else {}
-    )
+    cropped = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", None) else {}
+    crop = {k: v for k, v in cropped.items() if v is not None}
     mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
     if interpolation is None or len(mean) != 3 or len(std) != 3 or len(set(crop.values())) > 1:
         raise ConfigError(
             f"{name}: its processor resamples by {processor.resample} and crops to {crop}, which is not known here"
         )
-    if set(size) == {"shortest_edge"} and crop:
+    if set(size) == {"shortest_edge"} and crop and int(next(iter(crop.values()))) <= int(size["shortest_edge"]):
         side, edge = int(next(iter(crop.values()))), int(size["shortest_edge"])
-        return Preprocessing(side, mean, std, "shortest", interpolation, crop_fraction(side, edge))  # type: ignore[arg-type]
+        fraction = crop_fraction(side, edge)
+        return Preprocessing(side, mean, std, "shortest_floor", interpolation, fraction)  # type: ignore[arg-type]
     if set(size) == {"height", "width"} and size["height"] == size["width"] and crop in ({}, size):
         return Preprocessing(int(size["height"]), mean, std, "squash", interpolation)  # type: ignore[arg-type]
     raise ConfigError(
@@ -246,18 +380,167 @@ def crop_fraction(size: int, edge: int) -> float:
     return fraction
 
 
-def _pretrained(model: str, name: str) -> Any:
-    import transformers
-
-    bar = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+def _family(folder: Path, name: str) -> Family:
     try:
-        built, info = transformers.CLIPModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    finally:
-        if bar:
-            transformers.utils.logging.enable_progress_bar()
-    wrong = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
-    if any(wrong.values()):
-        listed = "; ".join(f"{kind}: {', '.join(keys[:6])}" for kind, keys in wrong.items() if keys)
-        raise DataError(f"the weights of {name} do not fit its architecture: {listed}")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{name}: its config.json names no model_type: {_first_line(error)}") from error
+    if kind == "siglip2":
+        raise ConfigError(
+            f"{name} is SigLIP 2 NaFlex, whose images keep their own shape; here are SigLIP 2 checkpoints of one "
+            "resolution, for instance hf:google/siglip2-base-patch16-224"
+        )
+    if kind not in FAMILIES:
+        raise ConfigError(f"{name} is a {kind} model; here are {', '.join(FAMILIES)}")
+    if kind == "siglip" and not (config.get("vision_config") or {}).get("vision_use_head", True):
+        raise ConfigError(
+            f"{name} is a SigLIP without the head that pools its image tower, so it has no image features"
+        )
+    return FAMILIES[kind]
+
+
+def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
+    """The folder of ``model``, how it is called, and the commit if it comes from the hub.
+
+    Raises ConfigError saying what was looked for, where, and how to fetch it.
+    """
+    import huggingface_hub
+
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            _family(path, f"hf:{model}")  # which is what is wrong first
+        lacks = _lacks(path, with_weights)
+        if lacks:
+            raise ConfigError(f"hf:{model}: the folder has no {lacks}; it must hold what save_pretrained writes")
+        return path.resolve(), path.resolve().name, None
+    repo, revision = _repository(model)
+    cached = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision)
+    folder = Path(cached).parent if isinstance(cached, str) else None
+    lacks = "config.json" if folder is None else _lacks(folder, with_weights)
+    if folder is not None and not lacks:
+        return folder, repo, folder.name
+    constants = huggingface_hub.constants
+    if constants.HF_HUB_OFFLINE:
+        raise ConfigError(
+            f"hf:{model} is no folder, and the hub's cache in {constants.HF_HUB_CACHE} has no {lacks} of {repo}"
+            f"{f' at {revision}' if revision else ''}; HF_HUB_OFFLINE is set, so fetch it where there is a network: "
+            f"`clipdg fetch backbone hf:{model}`"
+        )
+    folder, commit = _download(repo, revision, with_weights=with_weights)
+    lacks = _lacks(folder, with_weights)
+    if lacks:
+        raise ConfigError(f"hf:{model}: the repository has no {lacks}")
+    return folder, repo, commit
+
+
+def _repository(model: str) -> tuple[str, str | None]:
+    repo, at, revision = model.partition("@")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", repo) or (at and not revision):
+        raise ConfigError(f"hf:{model}: there is no such folder, and a repository is ORG/REPO or ORG/REPO@REVISION")
+    return repo, revision or None
+
+
+def _lacks(folder: Path, with_weights: bool) -> str:
+    """What keeps a folder from being whole, or ''."""
+    needed = [CONFIG, PROCESSORS, TOKENIZERS] + ([SAFETENSORS + PICKLES] if with_weights else [])
+    return "; no ".join(" or ".join(names) for names in needed if not any((folder / n).is_file() for n in names))
+
+
+def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[Path, str]:
+    """safetensors; pickles only where there are none."""
+    import huggingface_hub
+
+    def get(*patterns: str) -> Path:
+        # Not the folders of other formats (onnx/ …) that some repositories have.
+        at = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+        return Path(at)
+
+    try:
+        with _quiet():
+            folder = get("*.json", "*.txt", "*.model")
+            if with_weights:
+                folder = get("*.json", "model.safetensors", "model-*-of-*.safetensors")
+                if not any((folder / n).is_file() for n in SAFETENSORS):
+                    folder = get("*.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+    except Exception as error:  # of many kinds: no such repository, gated, no network, a proxy
+        at = f" at {revision}" if revision else ""
+        endpoint = huggingface_hub.constants.ENDPOINT
+        raise ConfigError(
+            f"hf:{repo}{at} is no folder and not in the hub's cache, and cannot be downloaded from {endpoint}: "
+            f"{_first_line(error)}"
+        ) from error
+    return folder, folder.name
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The weights' file, or the files that an index lists."""
+    first = next(folder / n for n in SAFETENSORS + PICKLES if (folder / n).is_file())
+    if not first.name.endswith(".index.json"):
+        return [first]
+    try:
+        shards = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{name}: its {first.name} is not an index of weights: {_first_line(error)}") from error
+    outside = [s for s in shards if Path(s).name != s]
+    lacking = [s for s in shards if not (folder / s).is_file()]
+    if outside or lacking:
+        raise DataError(f"{name}: its {first.name} lists {(outside or lacking)[0]}, which is not beside it")
+    return [folder / s for s in shards]
+
+
+def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str) -> Any:
+    """transformers' own loading, which knows the names its tensors had in earlier versions; strict both ways."""
+    infinite = sorted(n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all())
+    if infinite:
+        raise DataError(f"{source} are not finite: {', '.join(infinite[:6])}")
+    with _quiet(), seeded(0):
+        built, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # to be listed here, with the others
+            output_loading_info=True,
+        )
+    wrong = {k: sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{k}_keys"]) for k in KINDS}
+    if any(wrong.values()) or info.get("error_msgs"):
+        listed = "; ".join(f"{KINDS[kind]}: {_some(keys)}" for kind, keys in wrong.items() if keys)
+        raise DataError(f"{source} do not fit its architecture: {listed or info['error_msgs'][0]}")
     return built
+
+
+KINDS = {"missing": "missing", "unexpected": "unexpected", "mismatched": "of another shape"}
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _needs(name: str, error: ImportError) -> str:
+    if "sentencepiece" in str(error).lower() or "protobuf" in str(error).lower():
+        return f"{name} has a tokenizer of SentencePiece's; install it with `pip install sentencepiece protobuf`"
+    return f"{name} cannot be loaded: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' progress bars and advice; what matters is raised here."""
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

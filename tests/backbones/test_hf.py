@@ -143,10 +143,13 @@ def test_weights_of_a_file_or_a_seed(folder: Path, tmp_path: Path) -> None:
 
 
 def test_other_models_and_places_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    with pytest.raises(ConfigError, match="is a siglip model; here are only those of type clip"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ConfigError, match="is a bert model; here are clip, metaclip_2, siglip, altclip, chinese_clip"):
         hf.load(str(tmp_path))
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip2"}))
+    with pytest.raises(ConfigError, match="is SigLIP 2 NaFlex, whose images keep their own shape"):
+        hf.load(str(tmp_path))
+    with pytest.raises(ConfigError, match="no such folder, and a repository is ORG/REPO or ORG/REPO@REVISION"):
         hf.load(str(tmp_path / "none"))
 
 
