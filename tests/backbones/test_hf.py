@@ -1,99 +1,408 @@
-"""transformers' CLIP as a backbone: the same numbers as the library's own, under both end-token conventions."""
+"""transformers' CLIPs as backbones: the same numbers as the library's own, from folders in its own formats."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch.nn import functional as F
 
+import clipdg
+from clipdg import images
 from clipdg.backbones import hf
 from clipdg.core import ClipBackbone
-from clipdg.errors import ConfigError, DataError
+from clipdg.errors import ConfigError, DataError, UnsafeError
+from clipdg.methods.coop import CoOp
 from clipdg.pretrain import PretrainConfig, pretrain
 
-WORDS = ["a", "b", "c", "d", "o", "g", "t", "."]
-TEXTS = ["a cat.", "a dog b b", "c"]
+CORPUS = ["a photo of a red cat.", "two dogs beside the tree", "ein Foto, grün", "一只红色的猫", "一张狗的照片"] * 3
+CORPUS += [f"{c} {c.upper()}" for c in "abcdefghijklmnopqrstuvwxyz"]
+TEXTS = ["a Photo of  the red cats.", "dog", "一只 猫的照片"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NETWORK = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**NETWORK, "image_size": 32, "patch_size": 16}
 
 
-def save(folder: Path, *, legacy: bool = False, **changes: Any) -> Path:
-    """A small CLIP in transformers' layout: model, tokenizer and processor."""
-    vocabulary = {w: i for i, w in enumerate([*WORDS, *(f"{w}</w>" for w in WORDS)])}
+def trained(model: Any, trainer: Any, like: Any) -> dict[str, Any]:
+    """A vocabulary for CORPUS, split and normalised as the tokenizer ``like`` does it."""
+    tokenizer = Tokenizer(model)
+    if like.backend_tokenizer.normalizer is not None:
+        tokenizer.normalizer = like.backend_tokenizer.normalizer
+    tokenizer.pre_tokenizer = like.backend_tokenizer.pre_tokenizer
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    found: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    return found
+
+
+def clip_tokenizer() -> Any:
+    """Byte-level BPE with </w>, as OpenAI's."""
     start, end = "<|startoftext|>", "<|endoftext|>"
-    vocabulary |= {start: len(vocabulary), end: len(vocabulary) + 1}
-    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[], unk_token=end)
-    tokenizer.save_pretrained(folder)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {**text, "image_size": 32, "patch_size": 16}
-    text |= {
-        "vocab_size": len(vocabulary),
-        "max_position_embeddings": 12,
-        "bos_token_id": vocabulary[start],
-        "eos_token_id": 2 if legacy else vocabulary[end],
-        "pad_token_id": 1 if legacy else vocabulary[end],
+    like = transformers.CLIPTokenizer(vocab={start: 0, end: 1}, merges=[])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    found = trained(models.BPE(end_of_word_suffix="</w>"), trainer, like)
+    vocab = found["vocab"]
+    for byte in alphabet:
+        vocab.setdefault(f"{byte}</w>", len(vocab))
+    vocab |= {start: len(vocab), end: len(vocab) + 1}
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in found["merges"]])
+
+
+def xlm_tokenizer() -> Any:
+    """SentencePiece's Unigram with XLM-R's special tokens."""
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    found = trained(models.Unigram(), trainer, transformers.XLMRobertaTokenizer())
+    return transformers.XLMRobertaTokenizer(vocab=[tuple(p) for p in found["vocab"]])
+
+
+def gemma_tokenizer(kind: str = "Siglip2Tokenizer", **settings: Any) -> Any:
+    """BPE over SentencePiece's spaces, with bytes for what it does not know, as SigLIP 2's."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special + [f"<0x{i:02X}>" for i in range(256)], show_progress=False
+    )
+    found = trained(
+        models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True), trainer, transformers.Siglip2Tokenizer()
+    )
+    tokenizer = getattr(transformers, kind)(
+        vocab=found["vocab"], merges=[tuple(m) for m in found["merges"]], padding_side="right", **settings
+    )
+    eos = tokenizer.eos_token_id
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", eos)])
+    return tokenizer
+
+
+def save_clip(folder: Path, *, legacy: bool = False, **processor: Any) -> None:
+    tokenizer = clip_tokenizer()
+    text = {
+        **NETWORK,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 40,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": 2 if legacy else tokenizer.eos_token_id,
+        "pad_token_id": 1 if legacy else tokenizer.pad_token_id,
     }
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    torch.manual_seed(7)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    processor = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, **changes}
-    transformers.CLIPImageProcessorPil(**processor).save_pretrained(folder)
-    return folder
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    processor = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, **processor}
+    images = transformers.CLIPImageProcessorPil(**processor)
+    write(folder, transformers.CLIPModel(config), tokenizer, images)
 
 
-def images(n: int) -> torch.Tensor:
+def save_metaclip_2(folder: Path) -> None:
+    tokenizer = xlm_tokenizer()
+    text = {**NETWORK, "vocab_size": len(tokenizer), "max_position_embeddings": 40, "bos_token_id": 0}
+    text |= {"eos_token_id": 2, "pad_token_id": 1}
+    config = transformers.MetaClip2Config(text_config=text, vision_config=VISION, projection_dim=16)
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    write(folder, transformers.MetaClip2Model(config), tokenizer, images)
+
+
+def siglip(vocab_size: int, **text: Any) -> Any:
+    text = {**NETWORK, "vocab_size": vocab_size, "max_position_embeddings": 24, "projection_size": 32, **text}
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=VISION))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-3.0)
+    return model
+
+
+def save_siglip_2(folder: Path) -> None:
+    """SigLIP 2 of one resolution: SigLIP's model with another tokenizer."""
+    tokenizer = gemma_tokenizer(model_max_length=24)
+    model = siglip(len(tokenizer), bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    write(folder, model, tokenizer, transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}))
+
+
+def save_altclip(folder: Path) -> None:
+    tokenizer = xlm_tokenizer()
+    text = {**NETWORK, "vocab_size": len(tokenizer), "max_position_embeddings": 42, "project_dim": 24}
+    text |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "initializer_factor": 1.0}
+    config = transformers.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 33}, crop_size={"height": 32, "width": 32})
+    write(folder, transformers.AltCLIPModel(config), tokenizer, images)
+
+
+def save_chinese_clip(folder: Path) -> None:
+    """As the authors' repository has it: vocab.txt alone for the tokenizer, pytorch_model.bin for the weights."""
+    letters = sorted({*"abcdefghijklmnopqrstuvwxyz,.", *"一只红色的猫张狗照片"})
+    words = [*["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], *letters, *[f"##{c}" for c in letters], "photo", "red"]
+    text = {**NETWORK, "vocab_size": len(words), "max_position_embeddings": 40}
+    config = transformers.ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    model = shuffled(transformers.ChineseCLIPModel(config))
+    model.config.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    processor = transformers.ChineseCLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    processor.save_pretrained(folder)
+
+
+def write(folder: Path, model: Any, tokenizer: Any, processor: Any) -> None:
+    for part in (shuffled(model), tokenizer, processor):
+        part.save_pretrained(folder)
+
+
+def shuffled(model: Any) -> Any:
+    """No bias and no norm at its initial value, so that one left out would show."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 0 and parameter.shape != (1,):
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+SAVE: dict[str, Callable[[Path], None]] = {
+    "clip": save_clip,
+    "clip, highest number": lambda folder: save_clip(folder, legacy=True),
+    "metaclip_2": save_metaclip_2,
+    "siglip 2": save_siglip_2,
+    "altclip": save_altclip,
+    "chinese_clip": save_chinese_clip,
+}
+CAUSAL = {"clip": True, "metaclip_2": True, "siglip": False, "altclip": False, "chinese_clip": False}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp("family") for name in SAVE}
+    for name, save in SAVE.items():
+        torch.manual_seed(7)
+        save(made[name])
+    return made
+
+
+@pytest.fixture(params=list(SAVE))
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    return folders[request.param]
+
+
+@pytest.fixture
+def own(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the CLIP to break."""
+    return Path(shutil.copytree(folders["clip"], tmp_path / "clip"))
+
+
+def library(folder: Path) -> tuple[Any, Any]:
+    """The model and the tokenizer as transformers' own documentation loads them."""
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def batch_of(model: Any, tokenizer: Any, texts: list[str]) -> Any:
+    """The inputs that each family's documentation tells to give: SigLIP's are padded to full length, without mask."""
+    if model.config.model_type == "siglip":
+        length = model.config.text_config.max_position_embeddings
+        tokens = tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt").input_ids
+        return {"input_ids": tokens}
+    return tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def pixels(n: int) -> torch.Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["first end token", "highest number"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("clip"), legacy=request.param)
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Within 1e-5 of the largest value there is; single values near zero are sums of larger ones."""
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 def test_features_and_logits_are_the_librarys(folder: Path) -> None:
-    model = transformers.CLIPModel.from_pretrained(folder).eval()
-    backbone = hf.load(str(folder))
+    model, tokenizer = library(folder)
+    backbone = clipdg.load_backbone(f"hf:{folder}")
     assert isinstance(backbone, ClipBackbone)
-    batch = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding="longest", return_tensors="pt")
-    tokens = backbone.tokenize(TEXTS)
-    assert tokens.shape == (3, 12)
-    assert torch.equal(tokens[:, : batch.input_ids.shape[1]], batch.input_ids)
+    batch, tokens = batch_of(model, tokenizer, TEXTS), backbone.tokenize(TEXTS)
+    length = batch["input_ids"].shape[1]
+    assert torch.equal(tokens[:, :length], batch["input_ids"])
     with torch.no_grad():
-        output = model(pixel_values=images(2), **batch)
-        torch.testing.assert_close(
-            backbone.encode_text(tokens), model.get_text_features(**batch).pooler_output, rtol=1e-5, atol=1e-6
-        )
-        torch.testing.assert_close(
-            backbone.encode_image(images(2)), model.get_image_features(images(2)).pooler_output, rtol=1e-5, atol=1e-6
-        )
-        torch.testing.assert_close(backbone(images(2), tokens)[0], output.logits_per_image, rtol=1e-5, atol=1e-5)
-    assert len({tuple(t.tolist()) for t in backbone.encode_text(tokens)}) == 3  # not all pooled at the start token
+        output = model(pixel_values=pixels(2), **batch)
+        text = backbone.encode_text(tokens)
+        close(text, model.get_text_features(**batch).pooler_output)
+        close(F.normalize(text, dim=1), output.text_embeds)
+        close(backbone.encode_image(pixels(2)), model.get_image_features(pixel_values=pixels(2)).pooler_output)
+        for ours, theirs in zip(
+            backbone(pixels(2), tokens), (output.logits_per_image, output.logits_per_text), strict=True
+        ):
+            close(ours, theirs)
+    assert backbone.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    assert (text[0] - text[1]).abs().max() > 0.01  # not all pooled at the start token
+    assert text.shape == (3, backbone.embed_dim)
 
 
-def test_the_text_tower_is_the_text_encoder_and_passes_gradients(folder: Path) -> None:
+def test_a_texts_features_do_not_depend_on_the_texts_beside_it(folder: Path) -> None:
     backbone = hf.load(str(folder))
-    model = transformers.CLIPModel.from_pretrained(folder).eval()
-    tower = backbone.text_tower
-    assert (tower.width, tower.context_length) == (32, 12)
+    with torch.no_grad():
+        together = backbone.encode_text(backbone.tokenize(TEXTS))
+        for i, text in enumerate(TEXTS):
+            torch.testing.assert_close(
+                backbone.encode_text(backbone.tokenize([text]))[0], together[i], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_siglips_bias_is_part_of_its_logits_and_of_no_others(folders: dict[str, Path]) -> None:
+    backbone = hf.load(str(folders["siglip 2"]))
+    assert (backbone.logit_bias, backbone.logit_scale) == (-3.0, pytest.approx(np.exp(2.0)))
     tokens = backbone.tokenize(TEXTS)
+    with torch.no_grad():
+        logits, _ = backbone(pixels(2), tokens)
+        cosines = (
+            F.normalize(backbone.encode_image(pixels(2)), dim=1) @ F.normalize(backbone.encode_text(tokens), dim=1).T
+        )
+    torch.testing.assert_close(logits, np.exp(2.0).item() * cosines - 3.0, rtol=1e-5, atol=1e-5)
+    assert hf.load(str(folders["clip"])).logit_bias is None
+
+
+def test_the_text_tower_takes_embeddings_in_the_place_of_tokens(folder: Path) -> None:
+    # a word's embeddings in the place of another's are that word, wherever the tower looks
+    backbone = hf.load(str(folder))
+    model, tokenizer = library(folder)
+    tower = backbone.text_tower
+    assert tower.causal == CAUSAL[model.config.model_type]
+    assert tower.num_prefix_tokens == (0 if model.config.model_type == "siglip" else 1)
+    one, other = backbone.tokenize(["a cat a"]), backbone.tokenize(["a dog a"])
+    same = min(one.shape[1], other.shape[1])
+    one, other = one[:, :same], other[:, :same]
+    place = int((one != other).int().argmax())
+    mixed = one.clone()
+    mixed[0, place] = other[0, place]  # the library is given the mixed tokens, the tower one's with other's embedding
+    embeddings = tower.embed(one).clone()
+    assert embeddings.shape == (1, same, tower.width)
+    embeddings[0, place] = tower.embed(other)[0, place]
+    embeddings.requires_grad_()
+    features = tower.encode(embeddings, one)
+    masked = model.config.model_type in ("altclip", "chinese_clip")
+    mask = {"attention_mask": (mixed != tokenizer.pad_token_id).long()} if masked else {}
+    theirs = model.get_text_features(input_ids=mixed, **mask).pooler_output
+    close(features.detach(), theirs.detach())
+    assert (theirs - model.get_text_features(input_ids=one, **mask).pooler_output).abs().max() > 1e-3
+    (gradient,) = torch.autograd.grad(features.square().sum(), embeddings)
+    assert gradient[0, place].abs().max() > 0
+
+
+def test_padding_reaches_only_siglip(folder: Path) -> None:
+    backbone = hf.load(str(folder))
+    tower = backbone.text_tower
+    tokens = backbone.tokenize(["dog", TEXTS[0]])
+    alone = len(backbone.tokenizer("dog").input_ids)
     embeddings = tower.embed(tokens).requires_grad_()
-    features = tower.encode(embeddings, tokens)
-    torch.testing.assert_close(features, model.get_text_features(tokens).pooler_output, rtol=1e-5, atol=1e-6)
-    (gradient,) = torch.autograd.grad(features.sum(), embeddings)
-    # start, a, c, a, t, ., end; start, a, d, o, g, b, b, end; start, c, end
-    assert [int((g.abs().sum(1) > 0).sum()) for g in gradient] == [7, 8, 3]
+    (gradient,) = torch.autograd.grad(tower.encode(embeddings, tokens)[0].square().sum(), embeddings)
+    seen = (gradient[0].abs().sum(dim=1) > 0).nonzero().flatten().tolist()
+    assert seen == list(range(tokens.shape[1] if backbone.model.config.model_type == "siglip" else alone))
 
 
-def test_preprocessing_is_the_processors(folder: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
-    theirs = processor(Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(hf.load(str(folder)).preprocess(Image.fromarray(pixels)), theirs, rtol=1e-5, atol=1e-5)
+def test_coop_trains_on_every_text_tower(folder: Path) -> None:
+    model = clipdg.coop(hf.load(str(folder)), ["cat", "red dog", "tree"], num_context=3)
+    features = torch.randn(4, model.backbone.embed_dim, generator=torch.Generator().manual_seed(0))
+    F.cross_entropy(model.method(features), torch.tensor([0, 1, 2, 0])).backward()
+    assert (model.method.context.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_words_as_context_are_the_prompt_with_these_words(folder: Path) -> None:
+    backbone = hf.load(str(folder))
+    tower, tokens = backbone.text_tower, backbone.tokenize(["a red cat."])
+    start = tower.num_prefix_tokens
+    padding = torch.full((1, 2), backbone.tokenizer.pad_token_id)
+    without = torch.cat([tokens[:, :start], tokens[:, start + 2 :], padding], dim=1)  # the first two tokens left out
+    with torch.no_grad():
+        learner = CoOp(tower, without, tower.embed(tokens)[0, start : start + 2], backbone.logit_scale)
+        expected = F.normalize(backbone.encode_text(tokens), dim=1)
+        close(learner.directions(), expected)
+        assert (F.normalize(backbone.encode_text(without), dim=1) - expected).abs().max() > 1e-3
+
+
+# Preprocessing
+
+
+SHAPES = [(60, 80), (80, 61), (33, 32), (31, 57), (90, 41), (37, 37), (200, 33)]
+
+
+def test_preprocessing_is_the_processors_pixel_for_pixel(folder: Path) -> None:
+    backbone = hf.load(str(folder))
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    for height, width in SHAPES:
+        image = Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        theirs = processor(image, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values[0]
+        assert torch.equal(images.to_uint8(image, backbone.preprocessing), theirs)
+        # values up to 2.7: the library multiplies by 1/255 in float64 where torchvision divides in float32
+        whole = processor(image, return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(backbone.preprocess(image), whole, rtol=1e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "RGBA", "LA"])
+def test_files_of_every_colour_mode_are_read_as_by_the_library(folders: dict[str, Path], mode: str) -> None:
+    data = encoded(mode)
+    processor = transformers.AutoImageProcessor.from_pretrained(folders["clip"], backend="pil")
+    theirs = processor(Image.open(io.BytesIO(data)), return_tensors="pt").pixel_values[0]
+    ours = hf.load(str(folders["clip"])).preprocess(images.decode(data, "file"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=5e-7)
+
+
+def test_photos_on_their_side_are_read_upright(folders: dict[str, Path]) -> None:
+    # on purpose not as by the library, which leaves them lying
+    processor = transformers.AutoImageProcessor.from_pretrained(folders["clip"], backend="pil")
+    data = encoded("RGB", rotated=True)
+    image = Image.open(io.BytesIO(data))
+    ours = hf.load(str(folders["clip"])).preprocess(images.decode(data, "file"))
+    upright = processor(ImageOps.exif_transpose(image), return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(ours, upright, rtol=1e-6, atol=5e-7)
+    assert (ours - processor(image, return_tensors="pt").pixel_values[0]).abs().max() > 0.1
+
+
+def encoded(mode: str, *, rotated: bool = False) -> bytes:
+    values = np.random.default_rng(3).integers(0, 256, (51, 70, 4), dtype=np.uint8)
+    image = Image.fromarray(values[..., :3]).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(values[..., 3]))
+    exif = Image.Exif()
+    if rotated:
+        exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG" if mode == "CMYK" or rotated else "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_center_crop": False}, "crops to nothing"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"resample": 1}, "resamples by"),
+        ({"size": {"shortest_edge": 30}}, "resizes to"),
+        ({"crop_size": {"height": 32, "width": 30}}, "crops to"),
+        ({"do_pad": True}, "no padding"),
+        ({"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}, "48 pixels a side .* takes 32"),
+    ],
+)
+def test_processors_without_a_word_are_refused(own: Path, changes: dict[str, Any], message: str) -> None:
+    settings = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, **changes}
+    transformers.CLIPImageProcessorPil(**settings).save_pretrained(own)
+    with pytest.raises((ConfigError, DataError), match=message):
+        hf.load(str(own))
+
+
+def test_a_processor_with_steps_of_its_own_is_refused(own: Path) -> None:
+    transformers.Siglip2ImageProcessorPil().save_pretrained(own)
+    with pytest.raises(ConfigError, match="is a Siglip2ImageProcessorPil, whose steps are its own"):
+        hf.load(str(own))
 
 
 def test_the_crop_fraction_gives_the_edge_back() -> None:
@@ -102,32 +411,163 @@ def test_the_crop_fraction_gives_the_edge_back() -> None:
             assert int(np.floor(size / hf.crop_fraction(size, edge))) == edge
 
 
+# Texts
+
+
 def test_a_text_is_never_cut(folder: Path) -> None:
     backbone = hf.load(str(folder))
-    assert backbone.tokenize(["a b c a b c a b c a"]).shape == (1, 12)
-    with pytest.raises(DataError, match=r"'a b c a b c a b c a b' is 13 tokens .* takes 12"):
-        backbone.tokenize(["a b c a b c a b c a b"])
+    most = {"siglip": 24}.get(backbone.model.config.model_type, 40)
+    assert backbone.text_tower.context_length == most
+    words = 1
+    while len(backbone.tokenizer(" ".join(["a"] * words)).input_ids) < most:
+        words += 1
+    longest = " ".join(["a"] * words)
+    assert backbone.tokenize([longest]).shape == (1, most)
+    assert torch.isfinite(backbone.encode_text(backbone.tokenize([longest]))).all()
+    num = len(backbone.tokenizer(f"{longest} a").input_ids)
+    assert num > most
+    with pytest.raises(DataError, match=rf"'{longest} a' is {num} tokens .* takes {most}"):
+        backbone.tokenize([f"{longest} a"])
 
 
-def test_what_the_tokenizer_does_not_know_is_named(folder: Path) -> None:
-    # the unknown token is the end token here, as in CLIP's own tokenizer: the text would be pooled at it
-    with pytest.raises(DataError, match="'a 猫' has a part"):
-        hf.load(str(folder)).tokenize(["a cat", "a 猫"])
+def test_what_the_tokenizer_does_not_know_is_named(folders: dict[str, Path]) -> None:
+    for name in ("altclip", "metaclip_2", "chinese_clip"):
+        with pytest.raises(DataError, match="'a ☃' has a part"):
+            hf.load(str(folders[name])).tokenize(["a cat", "a ☃"])
 
 
-def test_half_precision_weights_are_computed_with_in_fp32(tmp_path: Path) -> None:
-    save(tmp_path)
-    transformers.CLIPModel.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
-    assert {p.dtype for p in hf.load(str(tmp_path)).parameters()} == {torch.float32}
+@pytest.mark.parametrize(
+    ("name", "text"), [("clip", "a <|endoftext|> cat"), ("altclip", "a <pad> cat"), ("chinese_clip", "a [PAD] 猫")]
+)
+def test_a_special_token_within_a_text_is_refused(folders: dict[str, Path], name: str, text: str) -> None:
+    with pytest.raises(DataError, match="has a part that the tokenizer"):
+        hf.load(str(folders[name])).tokenize([text])
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    save(tmp_path)
+def test_lower_casing_is_the_checkpoints_own(folders: dict[str, Path], tmp_path: Path) -> None:
+    lower = hf.load(str(folders["siglip 2"]))
+    assert torch.equal(lower.tokenize(["A Cat"]), lower.tokenize(["a cat"]))
+    shutil.copytree(folders["siglip 2"], tmp_path, dirs_exist_ok=True)
+    gemma_tokenizer("GemmaTokenizer", model_max_length=24).save_pretrained(tmp_path)
+    keeps = hf.load(str(tmp_path))
+    assert not torch.equal(keeps.tokenize(["A Cat"]), keeps.tokenize(["a cat"]))
+    theirs = library(tmp_path)[1](["A Cat"], padding="max_length", return_tensors="pt").input_ids
+    assert torch.equal(keeps.tokenize(["A Cat"]), theirs)
+
+
+def test_a_tokenizer_of_other_weights_is_refused(own: Path) -> None:
+    xlm_tokenizer().save_pretrained(own)
+    with pytest.raises(DataError, match="the tokenizer does not belong to these weights"):
+        hf.load(str(own)).tokenize(["a cat"])
+
+
+def test_padding_on_the_left_is_refused(own: Path) -> None:
+    settings = json.loads((own / "tokenizer_config.json").read_text())
+    (own / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    with pytest.raises(ConfigError, match="pads on the left"):
+        hf.load(str(own))
+
+
+def spiece(path: Path) -> None:
+    """A SentencePiece model: protobuf, field 1 a piece (1 text, 2 score, 3 kind), field 2 the trainer's settings."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁a", "▁photo", "▁cat", "▁of", "▁the", "▁red", *letters]
+    content = b""
+    for i, text in enumerate(pieces):
+        score = struct.pack("<f", 0.0 if text in kinds else -float(i))
+        content += field(1, field(1, text.encode()) + b"\x15" + score + b"\x18" + bytes([kinds.get(text, 1)]))
+    path.write_bytes(content + field(2, b"\x18\x01"))  # model_type: unigram
+
+
+def test_siglips_sentencepiece_is_the_librarys_or_is_said_to_be_missing(tmp_path: Path) -> None:
+    siglip(36, eos_token_id=2, pad_token_id=2).save_pretrained(tmp_path)
+    spiece(tmp_path / "spiece.model")
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 24, "model_input_names": ["input_ids"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    if importlib.util.find_spec("sentencepiece") is None:
+        with pytest.raises(ConfigError, match="install it with `pip install sentencepiece protobuf`"):
+            hf.load(str(tmp_path))
+        return
+    backbone = hf.load(str(tmp_path))
+    model, tokenizer = library(tmp_path)
+    texts = ["A photo of the red cat!", "dog"]
+    tokens = backbone.tokenize(texts)
+    assert torch.equal(tokens, tokenizer(texts, padding="max_length", return_tensors="pt").input_ids)
+    assert tokens[0, :7].tolist() == [4, 5, 7, 8, 9, 6, 2]  # lower-cased, without punctuation, ended
+    close(backbone.encode_text(tokens), model.get_text_features(input_ids=tokens).pooler_output.detach())
+
+
+# Loading
+
+
+def test_half_precision_weights_are_computed_with_in_fp32(own: Path) -> None:
+    transformers.CLIPModel.from_pretrained(own).half().save_pretrained(own)
+    assert {p.dtype for p in hf.load(str(own)).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["clip", "altclip", "siglip 2"])
+def test_weights_that_do_not_fit_are_refused_by_name(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    shutil.copytree(folders[name], tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / "model.safetensors")
-    del state["text_model.final_layer_norm.bias"]
+    gone, bent = sorted(k for k in state if "layer_norm" in k or "LayerNorm" in k)[:2]
+    del state[gone]
+    state |= {bent: torch.zeros(3), "extra.bias": torch.zeros(2)}
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"missing: text_model\.final_layer_norm\.bias"):
+    with pytest.raises(DataError, match="do not fit its architecture") as caught:
         hf.load(str(tmp_path))
+    message = str(caught.value).partition("do not fit its architecture: ")[2]
+    found = dict(part.split(": ", 1) for part in message.split("; "))
+    assert list(found) == ["missing", "unexpected", "of another shape"]
+    assert found["missing"].replace("layers", "layer") == gone.replace("layers", "layer")
+    assert found["unexpected"] == "extra.bias"
+    assert found["of another shape"].replace("layers", "layer") == bent.replace("layers", "layer")
+
+
+def test_positions_that_older_versions_saved_are_no_error(own: Path) -> None:
+    state = load_file(own / "model.safetensors")
+    for tower, num in (("text", 40), ("vision", 5)):
+        state[f"{tower}_model.embeddings.position_ids"] = torch.arange(num)[None]
+    fingerprint = hf.load(str(own)).weights.fingerprint
+    save_file(state, own / "model.safetensors", metadata={"format": "pt"})
+    assert hf.load(str(own)).weights.fingerprint == fingerprint
+
+
+def test_safetensors_come_before_pickles_and_shards_are_joined(own: Path) -> None:
+    model = transformers.CLIPModel.from_pretrained(own)
+    fingerprint = hf.load(str(own)).weights.fingerprint
+    torch.save({"not": torch.zeros(1)}, own / "pytorch_model.bin")
+    assert hf.load(str(own)).weights.fingerprint == fingerprint
+    (own / "pytorch_model.bin").unlink()
+    (own / "model.safetensors").unlink()
+    model.save_pretrained(own, max_shard_size="60KB")
+    assert len(list(own.glob("model-*-of-*.safetensors"))) > 1
+    assert hf.load(str(own)).weights.fingerprint == fingerprint
+    last = sorted(own.glob("model-*-of-*.safetensors"))[-1]
+    last.unlink()
+    with pytest.raises(DataError, match=rf"lists {last.name}, which is not beside it"):
+        hf.load(str(own))
+
+
+def test_a_pickle_that_could_run_code_is_refused(own: Path) -> None:
+    (own / "model.safetensors").unlink()
+    torch.save({"path": Path("x")}, own / "pytorch_model.bin")
+    with pytest.raises(UnsafeError, match="holds Python objects beside tensors"):
+        hf.load(str(own))
+
+
+def test_code_that_a_repository_brings_is_never_run(own: Path) -> None:
+    (own / "evil.py").write_text("raise SystemExit('ran')")
+    for file, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        content = json.loads((own / file).read_text())
+        content["auto_map"] = {key: "evil.Evil" if key == "AutoConfig" else ["evil.Evil", None]}
+        (own / file).write_text(json.dumps(content))
+    assert type(hf.load(str(own)).model) is transformers.CLIPModel
 
 
 def test_weights_of_a_file_or_a_seed(folder: Path, tmp_path: Path) -> None:
@@ -139,10 +579,18 @@ def test_weights_of_a_file_or_a_seed(folder: Path, tmp_path: Path) -> None:
     loaded = hf.load(str(folder), str(tmp_path / "w.safetensors"))
     assert loaded.weights.fingerprint == random.weights.fingerprint
     assert (loaded.weights.tag, loaded.weights.random) == ("w.safetensors", False)
-    assert repository.weights.tag == folder.name
+    assert (repository.weights.tag, dict(repository.weights.provenance)) == (folder.name, {})
 
 
-def test_other_models_and_places_are_refused(tmp_path: Path) -> None:
+def test_a_file_as_transformers_writes_it_is_read_under_its_former_names(folders: dict[str, Path]) -> None:
+    # AltCLIP's files say encoder.layer, the model in memory encoder.layers
+    file = folders["altclip"] / "model.safetensors"
+    assert any(".encoder.layer.0." in key for key in load_file(file))
+    loaded = hf.load(str(folders["altclip"]), str(file))
+    assert loaded.weights.fingerprint == hf.load(str(folders["altclip"])).weights.fingerprint
+
+
+def test_what_is_no_folder_and_no_clip_is_refused(tmp_path: Path, own: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ConfigError, match="is a bert model; here are clip, metaclip_2, siglip, altclip, chinese_clip"):
         hf.load(str(tmp_path))
@@ -151,15 +599,49 @@ def test_other_models_and_places_are_refused(tmp_path: Path) -> None:
         hf.load(str(tmp_path))
     with pytest.raises(ConfigError, match="no such folder, and a repository is ORG/REPO or ORG/REPO@REVISION"):
         hf.load(str(tmp_path / "none"))
+    (own / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"the folder has no model\.safetensors or"):
+        hf.load(str(own))
 
 
-def test_steps_without_a_word_are_refused(tmp_path: Path) -> None:
-    save(tmp_path, do_center_crop=False)
-    with pytest.raises(ConfigError, match="crops to nothing"):
-        hf.load(str(tmp_path))
-    save(tmp_path, do_normalize=False)
-    with pytest.raises(ConfigError, match="do_normalize"):
-        hf.load(str(tmp_path))
+# The hub's cache
+
+
+@pytest.fixture
+def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in the hub's own layout that holds ORG/clip at one commit, which is main and v1; no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    root = tmp_path / "models--org--clip"
+    shutil.copytree(folders["clip"], root / "snapshots" / COMMIT)
+    (root / "refs").mkdir()
+    for ref in ("main", "v1"):
+        (root / "refs" / ref).write_text(COMMIT)
+    return root
+
+
+@pytest.mark.parametrize("at", ["", f"@{COMMIT}", "@v1"])
+def test_a_repository_is_read_from_the_cache_and_its_commit_recorded(
+    hub: Path, folders: dict[str, Path], at: str
+) -> None:
+    backbone = clipdg.load_backbone(f"hf:org/clip{at}")
+    assert backbone.name == f"hf:org/clip{at}"
+    assert backbone.weights.tag == "org/clip"
+    assert dict(backbone.weights.provenance) == {"revision": COMMIT}
+    assert backbone.weights.fingerprint == hf.load(str(folders["clip"])).weights.fingerprint
+
+
+def test_what_is_not_in_the_cache_is_said_with_how_to_fetch_it(hub: Path) -> None:
+    for spec in ("org/other", "org/clip@v2"):
+        with pytest.raises(ConfigError, match=r"has no config\.json of org") as caught:
+            hf.load(spec)
+        message = str(caught.value)
+        assert str(hub.parent) in message
+        assert f"`clipdg fetch backbone hf:{spec}`" in message
+    (hub / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"has no model\.safetensors or .* HF_HUB_OFFLINE is set"):
+        hf.load("org/clip")
+    assert hf.load("org/clip", "random:0").weights.random  # which needs no weights
 
 
 def test_it_can_be_pre_trained_and_read_again(folder: Path, tmp_path: Path) -> None:
@@ -172,4 +654,5 @@ def test_it_can_be_pre_trained_and_read_again(folder: Path, tmp_path: Path) -> N
     assert after.weights.provenance["start"] == before.weights.fingerprint != after.weights.fingerprint
     assert after.weights.fingerprint == after.weights.provenance["fingerprint"]
     still = [n for n, p in after.named_parameters() if torch.equal(p, before.get_parameter(n))]
-    assert still == []
+    # the loss is a softmax, which a constant does not change
+    assert still == (["model.logit_bias"] if after.logit_bias is not None else [])
