@@ -5,8 +5,8 @@
 
 The tag is part of the name because it decides the numbers: "resnet50" alone is other weights in every release of timm.
 Features are what the classifier sees, ``forward_head(…, pre_logits=True)``; ``classify`` is the classifier that came
-with the weights. Two settings matter in training only: stochastic depth (Huang et al. 2016) and DomainBed's frozen batch
-norm (Gulrajani & Lopez-Paz 2021).
+with the weights. Two settings matter in training only: stochastic depth (Huang et al. 2016) and DomainBed's frozen
+batch norm (Gulrajani & Lopez-Paz 2021).
 
 Legend: N images, D features, K classes of the weights' own, S pixels a side.
 """
