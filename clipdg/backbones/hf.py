@@ -467,11 +467,17 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
                 if not any((folder / n).is_file() for n in SAFETENSORS):
                     folder = get("*.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
     except Exception as error:  # of many kinds: no such repository, gated, no network, a proxy
-        at = f" at {revision}" if revision else ""
-        endpoint = huggingface_hub.constants.ENDPOINT
+        spec = f"{repo}@{revision}" if revision else repo
+        if isinstance(error, huggingface_hub.errors.RepositoryNotFoundError):
+            raise ConfigError(
+                f"hf:{spec}: there is no folder and no repository '{repo}', or it is not yours to read"
+            ) from error
+        if isinstance(error, huggingface_hub.errors.RevisionNotFoundError):
+            raise ConfigError(f"hf:{spec}: the repository has no branch, tag or commit '{revision}'") from error
         raise ConfigError(
-            f"hf:{repo}{at} is no folder and not in the hub's cache, and cannot be downloaded from {endpoint}: "
-            f"{_first_line(error)}"
+            f"hf:{spec} is no folder and not whole in the hub's cache in {huggingface_hub.constants.HF_HUB_CACHE}, and "
+            f"the hub did not give it ({_first_line(error)}); fetch it where there is a network: "
+            f"`clipdg fetch backbone hf:{spec}`"
         ) from error
     return folder, folder.name
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -642,6 +647,79 @@ def test_what_is_not_in_the_cache_is_said_with_how_to_fetch_it(hub: Path) -> Non
     with pytest.raises(ConfigError, match=r"has no model\.safetensors or .* HF_HUB_OFFLINE is set"):
         hf.load("org/clip")
     assert hf.load("org/clip", "random:0").weights.random  # which needs no weights
+
+
+def test_a_repository_is_downloaded_once_and_without_its_pickles(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in folders["clip"].iterdir()} | {"pytorch_model.bin": b"never asked"}
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        """As much of the hub's interface as its client uses; it has one repository."""
+
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            name = path.rpartition("/")[2]
+            asked.append(name)
+            code, content = 200, b""
+            if path.startswith("/api/models/org/clip/tree/"):
+                tree = [{"type": "file", "path": n, "size": len(b), "oid": digest(b)} for n, b in files.items()]
+                content = json.dumps(tree).encode()
+            elif path == "/api/models/org/clip/revision/main":
+                content = json.dumps({"id": "org/clip", "_id": "1", "sha": COMMIT}).encode()
+            elif path == f"/org/clip/resolve/{COMMIT}/{name}" and name in files:
+                content = files[name]
+            else:
+                code = 404
+            self.send_response(code)
+            if code == 404:
+                self.send_header("X-Error-Code", "RepoNotFound" if "org/clip" not in path else "RevisionNotFound")
+            for header, value in (("ETag", f'"{digest(content)}"'), ("X-Repo-Commit", COMMIT)):
+                self.send_header(header, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    script = """
+import json
+from clipdg.backbones import hf
+from clipdg.errors import ConfigError
+said = []
+for spec in ("org/clip", "org/none", "org/clip@v9"):
+    try:
+        said.append(dict(hf.load(spec).weights.provenance))
+    except ConfigError as error:
+        said.append(str(error))
+print(json.dumps([*said, hf.fetch("org/clip")]))
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for key, value in {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(key, value)
+        for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+            monkeypatch.delenv(key, raising=False)
+        # in a process of its own: the hub's client reads its settings when it is imported
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        server.shutdown()
+    provenance, repository, revision, commit = json.loads(done.stdout)
+    assert (provenance, commit) == ({"revision": COMMIT}, COMMIT)
+    assert "there is no folder and no repository 'org/none'" in repository
+    assert "no branch, tag or commit 'v9'" in revision
+    assert "pytorch_model.bin" not in asked
+    assert asked.count("model.safetensors") == 2  # its head and itself
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 def test_it_can_be_pre_trained_and_read_again(folder: Path, tmp_path: Path) -> None:
