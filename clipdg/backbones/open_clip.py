@@ -350,7 +350,8 @@ def _listed(model: str, weights: str | None) -> Source:
     config = _plain(open_clip.get_model_config(model))
     cards = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
     specs = {tag: preprocessing_of(config, card) for tag, card in cards.items()}
-    usual = next(iter(specs.values()), preprocessing_of(config, {}))
+    own = [specs[tag] for tag, card in cards.items() if _quick(card) == _quick(config)]
+    usual = own[0] if own else preprocessing_of(config, {})
     if seed_of(weights) is not None:
         return Source(model, config, usual, "")
     tag, _, revision = weights.partition("@")
@@ -362,14 +363,14 @@ def _listed(model: str, weights: str | None) -> Source:
                 f"no weights '{weights}' for open_clip:{model}, and no such file; there are: {_tags(model)}"
             )
         doubt = ""
-        if len(set(specs.values())) > 1:
+        if len(set(own)) > 1:
             doubt = (
                 f"{path.name} does not say how its images are preprocessed, and the tags of open_clip:{model} do it in "
-                f"{len(set(specs.values()))} ways; put it in a folder with an {CONFIG} (model_cfg, preprocess_cfg) and "
-                "give open_clip:local-dir:FOLDER"
+                f"{len(set(own))} ways; put it in a folder with an {CONFIG} (model_cfg, preprocess_cfg) and give "
+                "open_clip:local-dir:FOLDER"
             )
         return Source(model, config, usual, path.name, doubt, file=path)
-    _check_activation(model, tag, bool(cards[tag].get("quick_gelu")), bool(config.get("quick_gelu")))
+    _check_activation(model, tag, _quick(cards[tag]), _quick(config))
     repository, _, file = cards[tag].get("hf_hub", "").rpartition("/")
     if not repository:
         raise ConfigError(
@@ -397,12 +398,11 @@ def catalogue() -> list[dict[str, Any]]:
     rows = []
     for model in open_clip.list_models():
         config = open_clip.get_model_config(model)
-        quick = bool(config.get("quick_gelu"))
         tags = open_clip.list_pretrained_tags_by_model(model)
         rows.append(
             {
                 "name": f"open_clip:{model}",
-                "tags": [t for t in tags if bool(open_clip.get_pretrained_cfg(model, t).get("quick_gelu")) == quick],
+                "tags": [t for t in tags if _quick(open_clip.get_pretrained_cfg(model, t)) == _quick(config)],
                 "size": _image_size(config),
                 "embed_dim": int(config["embed_dim"]),
                 "can_prompt": config["text_cfg"].get("tokenizer_mode") != "clips",
@@ -473,6 +473,8 @@ def _build(source: Source, asked: str) -> nn.Module:
                 f"open_clip:{source.model} is a CoCa whose towers lack output_tokens, which open_clip itself cannot run"
             )
     built: nn.Module = kind(**config)
+    if isinstance(built, open_clip.CoCa):  # left as the memory was: its own init_parameters is never called
+        nn.init.normal_(built.text_decoder.text_projection, std=built.text_decoder.width**-0.5)
     return built
 
 
@@ -676,6 +678,10 @@ def _check_activation(model: str, tag: str, needs: bool, has: bool) -> None:
         f"weights '{tag}' were trained {'with' if needs else 'without'} QuickGELU and open_clip:{model} is "
         f"{'without' if needs else 'with'} it; use open_clip:{other}"
     )
+
+
+def _quick(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("quick_gelu"))
 
 
 def _image_size(config: Mapping[str, Any]) -> int:
