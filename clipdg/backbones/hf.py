@@ -327,15 +327,6 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     return backbone
 
 
-def fetch(model: str) -> str:
-    """Download what ``hf:model`` needs, anew where the revision has moved on; the commit that it is.
-
-    Raises ConfigError saying what the hub does not have.
-    """
-    repo, revision = _repository(model)
-    return _download(repo, revision, with_weights=True)[1]
-
-
 def preprocessing_of(processor: Any, name: str) -> Preprocessing:
     """The processor's steps as a spec. Raises ConfigError for steps that the spec has no words for."""
     from transformers.image_processing_backends import PilBackend
