@@ -45,3 +45,9 @@ class UnsafeError(ClipdgError):
     """A file that could run code when it is opened."""
 
     exit_code = 7
+
+
+class NetworkError(ClipdgError):
+    """Something that is not here and cannot be downloaded now."""
+
+    exit_code = 8

@@ -273,7 +273,7 @@ def _found(model: str, revision: str | None) -> Path:
 
     Raises ConfigError saying what was looked for, where, and how to fetch it.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
     from timm.models import _hub
 
@@ -286,6 +286,10 @@ def _found(model: str, revision: str | None) -> Path:
         if (folder / file).is_file():
             return folder / file
         raise ConfigError(_missing(f"timm:{model}", file, folder))
+    for each in names:  # the hub is not asked for what is here
+        cached = try_to_load_from_cache(repository, each, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
     why: OSError | None = None
     for each in names:
         try:
