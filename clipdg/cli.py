@@ -290,20 +290,71 @@ def pretrain(arguments: Overrides = None, out: Out = Path("results/pretrain")) -
     _say(f"Weights in {path}; use them with backbone.weights={path}")
 
 
+@app.command()
+def fetch(
+    what: Annotated[str, typer.Argument(metavar="backbone")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="Such as open_clip:ViT-B-32-quickgelu.")],
+    weights: Annotated[str | None, typer.Option("--weights", help="Tag, such as openai.")] = None,
+) -> None:
+    """Download what a later run needs, so that it runs offline."""
+    from clipdg.catalog import nearest
+
+    if what != "backbone":
+        raise ConfigError(f"no '{what}' to fetch.{nearest(what, ['backbone'])} There is: backbone.")
+    from clipdg.fetch import fetch_backbone
+
+    found = fetch_backbone(spec, weights, _say)
+    for path in found:
+        print(path)
+    _say(f"{spec} is here" if found else f"{spec} needs no download")
+
+
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(metavar="[backbones|benchmarks|methods]")] = "") -> None:
-    """The plug-ins there are."""
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="backbones|benchmarks|methods")] = "",
+    pattern: Annotated[str | None, typer.Option("--filter", help="Models that contain this.")] = None,
+) -> None:
+    """The plug-ins there are; with --filter, the models of the backbones."""
     from clipdg import catalog
 
     if kind and kind not in catalog.KINDS:
         raise ConfigError(
             f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}."
         )
+    if pattern is not None:
+        if kind != "backbones":
+            raise ConfigError("--filter is for models: clipdg list backbones --filter ViT-B")
+        _print_models(pattern)
+        return
     for each in [kind] if kind else catalog.KINDS:
         print(each)
         for name in catalog.names(each):
             about = catalog.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
             print(f"  {name:16} {textwrap.shorten(about, 61, placeholder=' …')}")
+    if kind == "backbones":
+        _say("Models, tags and sizes of a family: clipdg list backbones --filter TEXT, '' for all")
+
+
+def _print_models(pattern: str) -> None:
+    """One model a line: name, input size, features, whether its prompts can be learnt, then its tags."""
+    from clipdg import catalog
+
+    rows = [
+        row
+        for family in catalog.names("backbones")
+        for row in getattr(catalog.plugin("backbones", family), "catalogue", list)()
+        if pattern.lower() in row["name"].lower()
+    ]
+    if not rows:
+        raise ConfigError(f"no listed model contains '{pattern}'; hf:ORG/REPO takes any repository and is not listed")
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'model':{width}}  {'px':>4} {'dim':>5}  prompts  weights")
+    for row in rows:
+        tags = textwrap.wrap(", ".join(row["tags"]) or "none listed", max(24, 100 - width - 22))
+        can = "yes" if row["can_prompt"] else "no"
+        print(f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim']:>5}  {can:7}  {tags[0]}")
+        for more in tags[1:]:
+            print(" " * (width + 22) + more)
 
 
 @app.command()
@@ -313,7 +364,7 @@ def doctor() -> None:
 
     print(f"clipdg {__version__}, Python {sys.version.split()[0]}")
     for name in ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "datasets",
-                 "open_clip_torch", "omegaconf", "numpy", "pillow"):  # fmt: skip
+                 "open_clip_torch", "omegaconf", "numpy", "pillow", "safetensors"):  # fmt: skip
         try:
             print(f"  {name:16} {version(name)}")
         except PackageNotFoundError:
@@ -321,12 +372,27 @@ def doctor() -> None:
     import torch
     import torchvision  # noqa: F401
 
+    from clipdg import placement
+
     print(f"devices: {_devices(torch)}")
+    print(f"precision: {', '.join(_precisions(placement, torch))}")
     if torchvision_guard.acted():
         print("torchvision is of another build than torch; its compiled operators are missing, and clipdg needs none.")
     folder = cache.folder()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
     print(f"cache: {folder}, {size / 2**20:,.1f} MiB (another place: CLIPDG_CACHE)")
+
+
+def _precisions(placement: Any, torch: Any) -> list[str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = []
+    for name in placement.PRECISIONS:
+        try:
+            placement.resolve(name, device)
+        except ConfigError:
+            continue
+        found.append(name)
+    return found
 
 
 def _devices(torch: Any) -> str:

@@ -37,10 +37,15 @@ class BenchmarkConfig:
 
 @dataclass
 class BackboneConfig:
-    """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED"."""
+    """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED".
+
+    ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
+    """
 
     name: str = "tiny"
     weights: str | None = None
+    precision: typing.Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
 
 
 @dataclass
@@ -79,8 +84,11 @@ class Resolved:
 
 
 def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The file, then ``values``, then ``key=value`` overrides, not yet checked."""
-    parts = [_parse_override(text) for text in overrides]
+    """The file, then ``values``, then ``key=value`` overrides, not yet checked.
+
+    ``method=NAME`` goes before ``method.key=value`` wherever it stands: a name that came later would drop the setting.
+    """
+    parts = sorted((_parse_override(text) for text in overrides), key=_names_no_part)
     return merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
 
 
@@ -209,6 +217,10 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         if not low <= value <= high:
             allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             raise ConfigError(f"{key} is {value}; it must be {allowed}")
+
+
+def _names_no_part(override: Mapping[str, Any]) -> bool:
+    return not any(k in NAMED and isinstance(v, str) for k, v in override.items())
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from clipdg.core import Backbone, Domain
 from clipdg.errors import DivergedError
 from clipdg.trainer import Progress
 
-SCHEMA = 1
+SCHEMA = 2
 BATCH_SIZE = 64  # fixed, with the last batch padded: features depend on the batch's shape in their last digits
 
 
@@ -33,7 +33,8 @@ def key(backbone: Backbone, domain: Domain) -> str:
         "preprocessing": asdict(backbone.preprocessing),
         "decode": images.POLICY,
         "rows": list(domain.rows.digests()),
-        "precision": "fp32",
+        "precision": getattr(backbone, "precision", "fp32"),  # of placement.Placed
+        "compiled": getattr(backbone, "compiled", False),
         "batch": BATCH_SIZE,
         "device": device,
         "torch": torch.__version__,

@@ -102,6 +102,7 @@ class Placed(nn.Module):
         self.weights: Weights = backbone.weights  # as loaded, before they were rounded
         self.embed_dim: int = backbone.embed_dim
         self.preprocessing: Preprocessing = backbone.preprocessing
+        self.compiled = compile
         self._image = _ImageTower(backbone)
         if compile:
             self._image.compile()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, records, trainer
+from clipdg import catalog, config, contact, data, placement, records, trainer
 from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift
 from clipdg.errors import ConfigError, RecordError
@@ -58,13 +58,13 @@ class Session:
 
 def open_backbone(settings: Mapping[str, Any]) -> Backbone:
     """The backbone of checked settings (config.BackboneConfig and its family's own), on the accelerator if any."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    placement.resolve(settings["precision"], device)  # before the slow part
     family, _, model = settings["name"].partition(":")
     own = config.plugin_config("backbone", settings)
     arguments = (model or None, settings["weights"], *([own] if own is not None else []))
     backbone = catalog.plugin("backbones", family).load(*arguments)
-    if torch.cuda.is_available():
-        backbone.to("cuda")
-    return backbone  # type: ignore[no-any-return]
+    return placement.place(backbone, settings["precision"], device, settings["compile"])
 
 
 def run(resolved: config.Resolved, out: Path | None = None, session: Session | None = None) -> list[records.Record]:
@@ -78,6 +78,8 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
     benchmark = session.benchmark(values["benchmark"])
     shifts = _chosen_shifts(benchmark, values["shift"])
     backbone = session.backbone(values["backbone"])
+    if method.TRAINS == "everything":
+        placement.resolve(values["backbone"]["precision"], next(backbone.parameters()).device, training=True)  # type: ignore[attr-defined]
     if method.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
         raise ConfigError(
             f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
@@ -173,8 +175,7 @@ class _Run:
         timing = {
             "seconds": round(time.perf_counter() - started, 3),
             "fit_seconds": round(fitted - started, 3) if self.method.TRAINS != "nothing" else None,
-            "trainable_parameters": sum(p.numel() for p in method.parameters())
-            + (sum(p.numel() for p in classifier.backbone.parameters()) if classifier.trains_backbone else 0),
+            "trainable_parameters": _trainable(method, classifier.backbone if classifier.trains_backbone else None),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "threads": torch.get_num_threads(),
         }
@@ -343,6 +344,12 @@ class _Run:
             pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd"
         )
         return bytes(sink.getvalue())
+
+
+def _trainable(method: nn.Module, backbone: Any) -> int:
+    """Learnt numbers: all of the method's, and the backbone's that get a gradient if it is trained."""
+    trained = [] if backbone is None else [p for p in backbone.parameters() if p.requires_grad]
+    return sum(p.numel() for p in (*method.parameters(), *trained))
 
 
 def values_of(resolved: config.Resolved, key: str) -> Any:

@@ -34,6 +34,11 @@ def test_another_method_starts_from_its_own_defaults(tmp_path: Path) -> None:
     assert config.load(file, ["method=coop"]).values["method"]["num_context"] == 4
 
 
+def test_the_order_of_single_settings_does_not_matter_to_a_name() -> None:
+    late = config.load(overrides=["method.lr=0.5", "backbone.precision=bf16", "method=coop", "backbone=tiny:resnet"])
+    assert (late.values["method"]["lr"], late.values["backbone"]["precision"]) == (0.5, "bf16")
+
+
 def test_yaml_is_1_2() -> None:
     # in YAML 1.1 these are False, 8 and 90
     assert config.load(overrides=["label=no", "seed=010"]).values["label"] == "no"
