@@ -352,7 +352,7 @@ def _print_models(pattern: str) -> None:
     for row in rows:
         tags = textwrap.wrap(", ".join(row["tags"]) or "none listed", max(24, 100 - width - 22))
         can = "yes" if row["can_prompt"] else "no"
-        print(f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim']:>5}  {can:7}  {tags[0]}")
+        print(f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim'] or '':>5}  {can:7}  {tags[0]}")
         for more in tags[1:]:
             print(" " * (width + 22) + more)
 

@@ -175,3 +175,21 @@ def test_a_sweep_reports_failures_and_keeps_the_rest(call, photos: Path, tmp_pat
     assert code == 4
     assert "99 shots" in err
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: ignore[no-untyped-def]
+    code, shown, _ = call("list", "backbones", "--filter", "resnet18.tv_in1k")
+    assert code == 0
+    assert shown.splitlines()[1].split() == ["timm:resnet18.tv_in1k", "224", "no", "tv_in1k"]
+    _, shown, _ = call("list", "backbones", "--filter", "ViT-B-32-quickgelu")
+    line = next(s for s in shown.splitlines() if s.startswith("open_clip:ViT-B-32-quickgelu"))
+    assert line.split()[:4] == ["open_clip:ViT-B-32-quickgelu", "224", "512", "yes"]
+    assert "openai" in line
+    _, shown, _ = call("list", "backbones", "--filter", "tiny:resnet")
+    assert "128" in shown
+    assert call("list", "backbones", "--filter", "no such model")[0] == 2
+
+
+def test_fetch_needs_a_network_or_the_cache(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    assert call("fetch", "backbone", "tiny")[0] == 0
+    assert call("fetch", "benchmark", "pacs")[0] == 2

@@ -311,3 +311,22 @@ def _missing(name: str, what: str, where: Path) -> str:
 def _commit(path: Path) -> dict[str, object]:
     """The commit that a file in the hub's cache, ``snapshots/COMMIT/FILE``, belongs to."""
     return {"revision": path.parent.name} if path.parent.parent.name == "snapshots" else {}
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every tag that timm lists, from its cards alone: nothing is built or fetched; timm's cards do not say D."""
+    import timm
+
+    rows = []
+    for name in timm.list_pretrained():
+        card = timm.get_pretrained_cfg(name)
+        rows.append(
+            {
+                "name": f"timm:{name}",
+                "tags": [name.partition(".")[2]],
+                "size": card.input_size[-1],
+                "embed_dim": None,
+                "can_prompt": False,
+            }
+        )
+    return rows

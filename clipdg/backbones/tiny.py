@@ -392,3 +392,13 @@ def _named(
         provenance=provenance,
     )
     return backbone
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """The three models; only the first has weights that ship with clipdg."""
+    width = 4 * Architecture().resnet_width
+    return [
+        {"name": "tiny", "tags": ["shipped"], "size": 32, "embed_dim": 64, "can_prompt": True},
+        {"name": "tiny:resnet", "tags": ["shipped"], "size": 32, "embed_dim": width, "can_prompt": False},
+        {"name": "tiny:vit", "tags": [], "size": 32, "embed_dim": 64, "can_prompt": True},
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import warnings
@@ -30,6 +31,7 @@ from clipdg.errors import ConfigError, DataError, UnsafeError
 from clipdg.images import decode, preprocess
 from clipdg.methods import coop
 from clipdg.pretrain import PretrainConfig, pretrain
+from clipdg.weights import pack
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT: dict[str, Any] = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -519,12 +521,21 @@ def test_a_text_that_would_move_the_end_or_has_no_tokens_is_refused(name: str, t
         open_clip.load(name, "random:0").tokenize([text])
 
 
+def test_a_tower_whose_padding_stands_in_front_cannot_be_prompted() -> None:
+    backbone = open_clip.load("small-xlmr", "random:0")
+    assert open_clip.text_tower_of(backbone.model, backbone.tokenizer) is not None
+    backbone.tokenizer.tokenizer.padding_side = "left"
+    assert open_clip.text_tower_of(backbone.model, backbone.tokenizer) is None
+
+
 # ---- where weights come from ----
 
 
 def test_random_weights_only_if_asked_for() -> None:
     one, again, other = (open_clip.load("small-coca", f"random:{seed}") for seed in (0, 0, 1))
     assert one.weights == again.weights
+    decoder = one.get_parameter("model.text_decoder.text_projection")  # which open_clip does not initialise
+    assert decoder.std().item() == pytest.approx(32**-0.5, rel=0.01)
     assert (one.weights.random, one.weights.tag) == (True, "random:0")
     assert one.weights.fingerprint != other.weights.fingerprint
     with pytest.raises(ConfigError, match="open_clip:small needs weights"):
@@ -586,8 +597,18 @@ def test_a_file_takes_its_preprocessing_from_its_models_tags_if_they_agree(tmp_p
     save_file({"x": torch.zeros(1)}, path)
     spec = open_clip.resolve("ViT-B-16-SigLIP", str(path)).preprocessing
     assert (spec.mean, spec.resize) == ((0.5, 0.5, 0.5), "squash")  # open_clip itself would take OpenAI's
+    # dfn5b squashes, and is a tag of ViT-H-14-quickgelu
+    assert open_clip.resolve("ViT-H-14", str(path)).doubt == ""
     with pytest.raises(ConfigError, match=r"w\.safetensors does not say .*ViT-L-14 do it in 2 ways.*local-dir"):
         open_clip.load("ViT-L-14", str(path))
+
+
+def test_a_file_of_ours_brings_its_preprocessing(tmp_path: Path) -> None:
+    backbone = open_clip.load("small", "random:0")
+    spec = dataclasses.replace(backbone.preprocessing, mean=(0.1, 0.2, 0.3), resize="squash")
+    header = {"architecture": backbone.architecture, "preprocessing": dataclasses.asdict(spec)}
+    (tmp_path / "w.safetensors").write_bytes(pack(backbone.tensors(), header))
+    assert open_clip.load("small", str(tmp_path / "w.safetensors")).preprocessing == spec
 
 
 def write_folder(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor] | None, **card: Any) -> None:
@@ -619,7 +640,7 @@ def test_a_local_folder_with_its_text_tower_and_tokenizer_is_the_same_wherever_i
     model = theirs("small-xlmr")
     prints = []
     for place in ("here", "there"):
-        config = {**CONFIG, "text_cfg": {"hf_model_name": "tower", "hf_tokenizer_name": "xlm-roberta-base"}}
+        config = {**CONFIG, "text_cfg": {"hf_model_name": "tower", "hf_tokenizer_name": str(tmp_path / place / "xlmr")}}
         folder = tmp_path / place / "m"
         write_folder(folder, config, model.state_dict())
         for file in (models / "xlmr").glob("tokenizer*"):
@@ -636,6 +657,12 @@ def test_a_local_folder_with_its_text_tower_and_tokenizer_is_the_same_wherever_i
     # another activation in the text tower's own configuration is another function
     values = json.loads((models / "xlmr" / "config.json").read_text())
     (folder / "tower" / "config.json").write_text(json.dumps({**values, "hidden_act": "relu"}))
+    assert open_clip.load(f"local-dir:{folder}").weights.fingerprint != prints[0]
+    (folder / "tower" / "config.json").write_text(json.dumps(values))
+    assert open_clip.load(f"local-dir:{folder}").weights.fingerprint == prints[0]
+    # and so is another tokenizer
+    content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(content.replace("▁small", "▁large"), encoding="utf-8")
     assert open_clip.load(f"local-dir:{folder}").weights.fingerprint != prints[0]
 
 
