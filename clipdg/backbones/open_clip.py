@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ClipdgError, ConfigError, DataError, UnsafeError
+from clipdg.errors import ClipdgError, ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.images import preprocess
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
@@ -509,10 +509,13 @@ def _tokenizer(source: Source, asked: str) -> Any:
                 raise
             return open_clip.tokenizer.HFTokenizer(place, length, **options)
     except (OSError, ValueError, ImportError) as error:
-        where = f"the folder {place}" if Path(place).is_dir() else f"the hub's cache ({name})"
-        raise ConfigError(
-            f"the tokenizer of open_clip:{source.model} is not in {where}: {_first_line(error)}; "
-            f"`clipdg fetch backbone {asked}` fetches it where there is a network"
+        if Path(place).is_dir():
+            raise ConfigError(
+                f"the tokenizer of open_clip:{source.model} cannot be read from {place}: {_first_line(error)}"
+            ) from error
+        raise NetworkError(
+            f"the tokenizer of open_clip:{source.model}, {name}, is not in the hub's cache and cannot be fetched: "
+            f"{_first_line(error)}; `clipdg fetch backbone {asked}` fetches it where there is a network"
         ) from error
 
 
@@ -597,13 +600,14 @@ def _names(file: str) -> tuple[str, ...]:
 def _hub_file(repository: str, names: Sequence[str], revision: str | None, asked: str) -> Path:
     """The first of ``names`` that the repository has: from the hub's cache, else from the hub.
 
-    Raises ConfigError saying what was looked for, where, and how it is fetched.
+    Raises NetworkError saying what was looked for, where, and how it is fetched; ConfigError if there is none.
     """
     import huggingface_hub
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
-    where = f"repository {repository}" + (f" at revision {revision}" if revision else "")
+    needed = f"{asked.replace(' --weights', ' with weights')} needs {' or '.join(names)} of repository {repository}"
+    needed += f" at revision {revision}" if revision else ""
     try:
         for name in names:
             cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
@@ -611,20 +615,23 @@ def _hub_file(repository: str, names: Sequence[str], revision: str | None, asked
                 return Path(cached)
         why = "HF_HUB_OFFLINE is set"
         if not huggingface_hub.is_offline_mode():
-            why = "the hub does not have it"
+            why = "the hub cannot be reached"
             for name in names:
                 try:
                     return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
                 except LocalEntryNotFoundError:
-                    why = "the hub cannot be reached"
                     break
                 except EntryNotFoundError:
                     continue
-    except (OSError, ValueError) as error:
+            else:
+                raise ConfigError(f"{needed}, and the hub has no such file there; give a checkpoint file instead")
+    except HFValidationError as error:
+        raise ConfigError(f"{needed}, which is no repository's name: {_first_line(error)}") from error
+    except OSError as error:  # also those of the hub's answers: no such repository, revision or right to it
         why = _first_line(error)
-    raise ConfigError(
-        f"{asked.replace(' --weights', ' with weights')} needs {' or '.join(names)} of {where}, which is not in the "
-        f"hub's cache {HF_HUB_CACHE}, and {why}; `clipdg fetch backbone {asked}` fetches it where there is a network"
+    raise NetworkError(
+        f"{needed}, which is not in the hub's cache {HF_HUB_CACHE}, and {why}; `clipdg fetch backbone {asked}` fetches "
+        "it where there is a network"
     )
 
 

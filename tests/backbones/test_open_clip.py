@@ -27,7 +27,7 @@ from tokenizers import pre_tokenizers, processors
 
 from clipdg.backbones import open_clip
 from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError, DataError, UnsafeError
+from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.images import decode, preprocess
 from clipdg.methods import coop
 from clipdg.pretrain import PretrainConfig, pretrain
@@ -714,17 +714,21 @@ def test_a_tag_is_read_from_the_cache_at_its_commit(tmp_path: Path, monkeypatch:
 
 def test_what_is_missing_offline_is_named_with_the_way_to_fetch_it() -> None:
     with pytest.raises(
-        ConfigError,
+        NetworkError,
         match=r"open_clip:ViT-B-32 with weights laion2b_s34b_b79k needs open_clip_model\.safetensors or "
         r"open_clip_pytorch_model\.bin of repository laion/CLIP-ViT-B-32-laion2B-s34B-b79K, which is not in the hub's "
         r"cache .*hub, and HF_HUB_OFFLINE is set; "
         r"`clipdg fetch backbone open_clip:ViT-B-32 --weights laion2b_s34b_b79k` fetches it",
     ):
         open_clip.load("ViT-B-32", "laion2b_s34b_b79k")
-    with pytest.raises(ConfigError, match=r"hf-hub:org/repo needs open_clip_config\.json of repository org/repo"):
+    with pytest.raises(NetworkError, match=r"hf-hub:org/repo needs open_clip_config\.json of repository org/repo"):
         open_clip.load("hf-hub:org/repo")
-    with pytest.raises(ConfigError, match=r"the tokenizer of open_clip:xlm-roberta-base-ViT-B-32 is not in the hub's"):
+    with pytest.raises(
+        NetworkError, match=r"the tokenizer of open_clip:xlm-roberta-base-ViT-B-32, xlm-roberta-base, is not"
+    ):
         open_clip.load("xlm-roberta-base-ViT-B-32", "random:0")
+    with pytest.raises(ConfigError, match=r"repository a/b/c, which is no repository's name"):
+        open_clip.load("hf-hub:a/b/c")
 
 
 def test_a_file_that_a_repository_lacks_is_looked_for_under_its_next_name(
@@ -748,11 +752,18 @@ def test_a_file_that_a_repository_lacks_is_looked_for_under_its_next_name(
     assert asked == [("open_clip_model.safetensors", None), ("open_clip_pytorch_model.bin", None)]
     assert backbone.weights.provenance["revision"] == NEW
 
+    def empty(*_: Any, **__: Any) -> str:
+        raise huggingface_hub.errors.EntryNotFoundError("404")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
+    with pytest.raises(ConfigError, match="of repository org/repo, and the hub has no such file there"):
+        open_clip.load("small", "some_tag")
+
     def unreachable(*_: Any, **__: Any) -> str:
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(ConfigError, match="and the hub cannot be reached; `clipdg fetch backbone open_clip:small"):
+    with pytest.raises(NetworkError, match="and the hub cannot be reached; `clipdg fetch backbone open_clip:small"):
         open_clip.load("small", "some_tag")
 
 
