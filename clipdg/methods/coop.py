@@ -112,8 +112,8 @@ def fit(config: Config) -> Fit:
 
 
 def _embedded_text(backbone: ClipBackbone, tower: TextTower, text: str, device: torch.device) -> Tensor:
-    """The embeddings (M, W) of ``text``'s own tokens: where two texts with other last words part, it has ended."""
-    one, two = (backbone.tokenize([f"{text} {word}"]).to(device)[0] for word in ("x", "y"))
+    """The embeddings (M, W) of ``text``'s own tokens: it ends where the same text with one more word goes on."""
+    one, two = (backbone.tokenize([longer]).to(device)[0] for longer in (text, f"{text} x"))
     length = min(len(one), len(two))
     num_shared = int((one[:length] != two[:length]).int().argmax())
     with torch.no_grad():
