@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ConfigError, DataError
+from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import preprocess
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
@@ -414,7 +414,7 @@ def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
         return folder, repo, folder.name
     constants = huggingface_hub.constants
     if constants.HF_HUB_OFFLINE:
-        raise ConfigError(
+        raise NetworkError(
             f"hf:{model} is no folder, and the hub's cache in {constants.HF_HUB_CACHE} has no {lacks} of {repo}"
             f"{f' at {revision}' if revision else ''}; HF_HUB_OFFLINE is set, so fetch it where there is a network: "
             f"`clipdg fetch backbone hf:{model}`"
@@ -465,7 +465,7 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
             ) from error
         if isinstance(error, huggingface_hub.errors.RevisionNotFoundError):
             raise ConfigError(f"hf:{spec}: the repository has no branch, tag or commit '{revision}'") from error
-        raise ConfigError(
+        raise NetworkError(
             f"hf:{spec} is no folder and not whole in the hub's cache in {huggingface_hub.constants.HF_HUB_CACHE}, and "
             f"the hub did not give it ({_first_line(error)}); fetch it where there is a network: "
             f"`clipdg fetch backbone hf:{spec}`"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, Weights
-from clipdg.errors import ConfigError, DataError
+from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import preprocess
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
@@ -285,7 +285,7 @@ def _found(model: str, revision: str | None) -> Path:
             raise ConfigError(f"timm:{model} does not come from a repository, so it has no revision '{revision}'")
         if (folder / file).is_file():
             return folder / file
-        raise ConfigError(_missing(f"timm:{model}", file, folder))
+        raise NetworkError(_missing(f"timm:{model}", file, folder))
     for each in names:  # the hub is not asked for what is here
         cached = try_to_load_from_cache(repository, each, revision=revision)
         if isinstance(cached, str):
@@ -299,7 +299,7 @@ def _found(model: str, revision: str | None) -> Path:
         except OSError as error:  # no such repository or revision, no access
             why = error
             break
-    raise ConfigError(
+    raise NetworkError(
         _missing(f"timm:{model}{at}", f"{' or '.join(names)} of {repository}{at}", Path(constants.HF_HUB_CACHE))
     ) from why
 

@@ -30,7 +30,7 @@ import clipdg
 from clipdg import images
 from clipdg.backbones import hf
 from clipdg.core import ClipBackbone
-from clipdg.errors import ConfigError, DataError, UnsafeError
+from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.methods.coop import CoOp
 from clipdg.pretrain import PretrainConfig, pretrain
 
@@ -638,13 +638,13 @@ def test_a_repository_is_read_from_the_cache_and_its_commit_recorded(
 
 def test_what_is_not_in_the_cache_is_said_with_how_to_fetch_it(hub: Path) -> None:
     for spec in ("org/other", "org/clip@v2"):
-        with pytest.raises(ConfigError, match=r"has no config\.json of org") as caught:
+        with pytest.raises(NetworkError, match=r"has no config\.json of org") as caught:
             hf.load(spec)
         message = str(caught.value)
         assert str(hub.parent) in message
         assert f"`clipdg fetch backbone hf:{spec}`" in message
     (hub / "snapshots" / COMMIT / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"has no model\.safetensors or .* HF_HUB_OFFLINE is set"):
+    with pytest.raises(NetworkError, match=r"has no model\.safetensors or .* HF_HUB_OFFLINE is set"):
         hf.load("org/clip")
     assert hf.load("org/clip", "random:0").weights.random  # which needs no weights
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clipdg.backbones import timm
 from clipdg.core import Backbone, ClipBackbone
-from clipdg.errors import ConfigError, DataError
+from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import decode
 
 NAME = "test_resnet.r160_in1k"
@@ -123,7 +123,7 @@ def test_a_revision_is_another_file(offline: Path) -> None:
 
 
 def test_missing_weights_say_what_was_looked_for_where_and_how_to_fetch_it(offline: Path) -> None:
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(NetworkError) as raised:
         timm.load(NAME)
     assert str(raised.value) == (
         f"timm:{NAME} needs model.safetensors or pytorch_model.bin of timm/{NAME}, which is not in {offline}; "
@@ -135,7 +135,7 @@ def test_missing_weights_that_no_repository_has_are_named_by_their_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"needs seresnet18-4bb0ce65\.pth, which is not in .*checkpoints; fetch"):
+    with pytest.raises(NetworkError, match=r"needs seresnet18-4bb0ce65\.pth, which is not in .*checkpoints; fetch"):
         timm.load("legacy_seresnet18.in1k")
 
 
