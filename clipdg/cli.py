@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+INTERRUPTED = "interrupted; what was finished is kept, run the same command again to go on"
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -47,8 +48,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except ClipdgError as error:
         code = _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        code = _complain("interrupted; what was finished is kept, run the same command again to go on", 130)
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the second of the first
+        interrupted = isinstance(ended, KeyboardInterrupt) or ended.code == 130
+        code = _complain(INTERRUPTED, 130) if interrupted else ended.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

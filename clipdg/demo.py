@@ -30,15 +30,20 @@ def run(out: Path, progress: Progress, on_start: Callable[[int, int, config.Reso
     planned = sweep_.plan(RUNS)
     alone = [r for r in planned if r.values["backbone"]["weights"] is not None]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _in_background) as pool:
-        resnets = pool.submit(sweep_.execute, alone, out)
-        weights = pretrain(out, progress)
-        over_clip = [r for r in planned if r.values["backbone"]["weights"] is None]
-        for resolved in over_clip:
-            resolved.values["backbone"]["weights"] = str(weights)
-        outcome = sweep_.execute(over_clip, out, progress, on_start)
-        if not resnets.done():
-            progress("waiting for the ResNets", 0, 1)
-        other = resnets.result()
+        try:
+            resnets = pool.submit(sweep_.execute, alone, out)
+            weights = pretrain(out, progress)
+            over_clip = [r for r in planned if r.values["backbone"]["weights"] is None]
+            for resolved in over_clip:
+                resolved.values["backbone"]["weights"] = str(weights)
+            outcome = sweep_.execute(over_clip, out, progress, on_start)
+            if not resnets.done():
+                progress("waiting for the ResNets", 0, 1)
+            other = resnets.result()
+        except BaseException:  # Ctrl-C above all: the pool would wait for its runs to end
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     return sweep_.Outcome(outcome.done + other.done, outcome.failed + other.failed)
 
 

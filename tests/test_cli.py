@@ -193,3 +193,13 @@ def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: i
 def test_fetch_needs_a_network_or_the_cache(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     assert call("fetch", "backbone", "tiny")[0] == 0
     assert call("fetch", "benchmark", "pacs")[0] == 2
+
+
+def test_an_interrupt_is_one_sentence_and_exit_130(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clipdg.runner.run", interrupted)
+    code, shown, err = call("run", "backbone.weights=random:0")
+    assert (code, shown) == (130, "")
+    assert err == "clipdg: interrupted; what was finished is kept, run the same command again to go on\n"
