@@ -46,11 +46,12 @@ def main() -> None:
     """Entry point of the ``clipdg`` command."""
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what typer makes of a KeyboardInterrupt
+            _complain(INTERRUPTED, code)
     except ClipdgError as error:
         code = _complain(str(error), error.exit_code)
-    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the second of the first
-        interrupted = isinstance(ended, KeyboardInterrupt) or ended.code == 130
-        code = _complain(INTERRUPTED, 130) if interrupted else ended.code
+    except KeyboardInterrupt:
+        code = _complain(INTERRUPTED, 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
