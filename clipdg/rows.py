@@ -67,7 +67,10 @@ class FolderRows:
         return images.decode(self._read(index, where), where)
 
     def digests(self) -> tuple[str, ...]:
-        """SHA-256 of each file, in order; remembered by path, size and time of change, so no file is read twice."""
+        """SHA-256 of each file, in order; remembered by path, size and times of change, so no file is read twice.
+
+        Of the two times, the content's can be set by whoever copies a file; the inode's cannot.
+        """
         return self._digests
 
     @cached_property
@@ -75,35 +78,34 @@ class FolderRows:
         store = cache.folder("digests") / f"{hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]}.json"
         known = _recall(store)
 
-        def of(chunk: range) -> list[tuple[int, int, str, bool]]:
+        def of(chunk: range) -> list[tuple[list[int], str, bool]]:
             return [self._digest(i, known.get(self.ids[i])) for i in chunk]
 
         chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
         with ThreadPoolExecutor() as pool:
             found = list(chain.from_iterable(pool.map(of, chunks)))
         fresh = {
-            file: [size, mtime, digest]
-            for file, (size, mtime, digest, settled) in zip(self.ids, found, strict=True)
-            if settled
+            file: [*state, digest] for file, (state, digest, settled) in zip(self.ids, found, strict=True) if settled
         }
         if not fresh.items() <= known.items():
             files = {**known, **fresh}  # another domain below this root, or a subset of it, keeps what it knew
             records.publish(store, records.canonical({"files": files, "digest": records.digest(files)}))
-        return tuple(digest for _, _, digest, _ in found)
+        return tuple(digest for _, digest, _ in found)
 
-    def _digest(self, index: int, known: list[int | str] | None) -> tuple[int, int, str, bool]:
-        """-> size, time of change, digest, and whether the file is old enough for these to say that it is the same."""
+    def _digest(self, index: int, known: list[int | str] | None) -> tuple[list[int], str, bool]:
+        """-> size and times of change, digest, and whether the file is old enough for the first to say it is the same."""
         where = f"image {index} ({self.root / self.ids[index]})"
         try:
             stat = os.stat(self.root / self.ids[index])
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
-        if known is not None and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return stat.st_size, stat.st_mtime_ns, str(known[2]), True
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        if known is not None and known[:-1] == state:
+            return state, str(known[-1]), True
         digest = hashlib.sha256(self._read(index, where)).hexdigest()
         # A clock ticks only so often: a file changed a moment ago can change again without a new time.
         settled = stat.st_mtime_ns < time.time_ns() - 2_000_000_000
-        return stat.st_size, stat.st_mtime_ns, digest, settled
+        return state, digest, settled
 
     def _read(self, index: int, where: str) -> bytes:
         try:

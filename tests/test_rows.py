@@ -91,6 +91,17 @@ def test_a_second_run_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen == []
 
 
+def test_a_file_replaced_under_its_old_time_and_size_is_read_again(tmp_path: Path) -> None:
+    before = folder(tmp_path).digests()
+    path = tmp_path / "art" / "dog" / "1.png"
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = FolderRows(tmp_path / "art", ["cat/1.png", "dog/1.png"], np.array([0, 1])).digests()
+    assert after == (before[0], hashlib.sha256(content).hexdigest())
+
+
 @pytest.mark.parametrize("how", ["size", "time"])
 def test_a_changed_file_is_read_again_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     before = folder(tmp_path).digests()
