@@ -93,7 +93,7 @@ class FolderRows:
         return tuple(digest for _, digest, _ in found)
 
     def _digest(self, index: int, known: list[int | str] | None) -> tuple[list[int], str, bool]:
-        """-> size and times of change, digest, and whether the file is old enough for the first to say it is the same."""
+        """-> size and times of change, digest, and whether the file is old enough for these to name it."""
         where = f"image {index} ({self.root / self.ids[index]})"
         try:
             stat = os.stat(self.root / self.ids[index])
