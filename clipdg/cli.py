@@ -422,7 +422,7 @@ def _print_records(records: list[Record]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from clipdg.report.tables import reported_split
+    from clipdg.report.tables import reported
 
     for record in records:
         content = record.content
@@ -436,10 +436,12 @@ def _print_records(records: list[Record]) -> None:
             table.add_column(name)
         for name in ("images", "top-1", "per class", "worst", "ECE"):
             table.add_column(name, justify="right")
-        found = {(e["domain"], e["split"]): e for e in content["evaluations"]}
         for role in ("sources", "targets"):
             for domain in content["shift"][role]:
-                e = found[domain, reported_split(record, domain)]
+                e = reported(record, domain)
+                if e is None:  # a source of which nothing was held out
+                    table.add_row(domain, role[:-1], "none", "0", "", "", "", "")
+                    continue
                 m = e["metrics"]
                 cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
                 table.add_row(domain, role[:-1], e["split"], f"{e['num_images']:,}", *cells)

@@ -115,6 +115,13 @@ def test_a_named_source(call, photos: Path, tmp_path: Path) -> None:  # type: ig
     assert (shift["sources"], sorted(shift["targets"])) == (["photo"], ["art", "sketch"])
 
 
+def test_a_source_of_which_nothing_is_held_out_has_an_empty_row(call, photos: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = [f"benchmark.root={photos}", "benchmark.sources=photo", "backbone.weights=random:0", "holdout=0"]
+    code, shown, err = call("run", "benchmark=folder", *settings)
+    assert code == 0, err
+    assert ["photo", "source", "none", "0"] in [line.split() for line in shown.splitlines()]
+
+
 def test_erm_on_a_folder(call, photos: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     settings = ["backbone=tiny:resnet", "backbone.weights=random:0", "method=erm", "method.epochs=2", "method.lr=0.001"]
     code, _, err = call("run", "benchmark=folder", f"benchmark.root={photos}", *settings, "shift=art")
