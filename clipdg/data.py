@@ -15,7 +15,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from clipdg import images
 from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift
@@ -239,6 +239,23 @@ def with_splits(samples: Samples, numbers: np.ndarray) -> Samples:
 # Loaders
 
 
+class Shuffled(Sampler[int]):
+    """A new permutation on each pass, and one draw for it.
+
+    torch's RandomSampler draws once more when it is read to its end, which only processes that read ahead do: with it,
+    the order of the second pass would depend on their number.
+    """
+
+    def __init__(self, num_samples: int, generator: torch.Generator) -> None:
+        self.num_samples, self.generator = num_samples, generator
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.num_samples, generator=self.generator).tolist())
+
+
 class Loader(DataLoader[Batch]):
     """torch's loader, except that a sample that cannot be read is one clear sentence from worker processes too."""
 
@@ -261,8 +278,8 @@ def loader(
 
     The order does not depend on ``workers``: processes that read ahead, used where images are read from files.
     """
-    sampler: SequentialSampler | RandomSampler
-    sampler = SequentialSampler(samples) if generator is None else RandomSampler(samples, generator=generator)
+    sampler: Sampler[int]
+    sampler = SequentialSampler(samples) if generator is None else Shuffled(len(samples), generator)
     num_workers = 0 if samples.in_memory else workers
     return Loader(
         samples,
