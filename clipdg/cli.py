@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdg import __version__
-from clipdg.errors import ClipdgError, ConfigError, RecordError
+from clipdg.errors import ClipdgError, ConfigError, RecordError, StorageError
 
 if TYPE_CHECKING:
     from clipdg.records import Record
@@ -134,8 +134,11 @@ def _split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
 
 
 def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; give --out a folder")
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise ConfigError(f"{there.name} is a file; give --out a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {out}: no permission in {there}")
 
 
 @app.command()
@@ -420,6 +423,7 @@ def _print_records(records: list[Record]) -> None:
     """What a run found, a line per domain; the reported split first named in tables."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from clipdg.report.tables import reported
@@ -431,7 +435,9 @@ def _print_records(records: list[Record]) -> None:
         title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, fitted on {sources}"
         if not content["data"]["num_fit"]:
             title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, nothing fitted"
-        table = Table(title=f"{title}, seed {values['seed']}", box=SIMPLE_HEAD, title_justify="left", title_style="")
+        table = Table(
+            title=f"{escape(title)}, seed {values['seed']}", box=SIMPLE_HEAD, title_justify="left", title_style=""
+        )
         for name in ("domain", "role", "split"):
             table.add_column(name)
         for name in ("images", "top-1", "per class", "worst", "ECE"):
@@ -440,12 +446,14 @@ def _print_records(records: list[Record]) -> None:
             for domain in content["shift"][role]:
                 e = reported(record, domain)
                 if e is None:  # a source of which nothing was held out
-                    table.add_row(domain, role[:-1], "none", "0", "", "", "", "")
+                    table.add_row(escape(domain), role[:-1], "none", "0", "", "", "", "")
                     continue
                 m = e["metrics"]
                 cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
-                table.add_row(domain, role[:-1], e["split"], f"{e['num_images']:,}", *cells)
+                table.add_row(escape(domain), role[:-1], e["split"], f"{e['num_images']:,}", *cells)
         Console(width=min(100, Console().width)).print(table)
+        if content["timing"].get("converged") is False:
+            _say("clipdg: the solver stopped before it converged; raise method.max_iterations")
 
 
 def _percent(value: float | None) -> str:

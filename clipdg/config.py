@@ -200,7 +200,7 @@ def _check_keys(given: Mapping[str, Any], schema: Mapping[str, Any], where: str,
     for key, value in given.items():
         if key not in schema:
             keys = [str(k) for k in schema]
-            of = f" of {prefix[:-1]} {schema['name']}" if "name" in schema else ""
+            of = f" of {prefix[:-1]} {given.get('name', schema['name'])}" if prefix and "name" in schema else ""
             hint = catalog.nearest(str(key), keys)
             raise ConfigError(f"no setting '{prefix}{key}' in {where}.{hint} Settings{of}: {', '.join(keys)}.")
         if isinstance(value, Mapping) and isinstance(schema[key], Mapping) and not prefix:
@@ -225,11 +225,11 @@ def _names_no_part(override: Mapping[str, Any]) -> bool:
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
     for key, value in new.items():
-        if key in NAMED and isinstance(value, str):
-            value = {"name": value}
         old = into.get(key)
-        if key in NAMED and isinstance(old, str):
+        if key in NAMED and isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
+        if key in NAMED and isinstance(old, dict) and isinstance(value, str):
+            value = {"name": value}
         if isinstance(value, Mapping) and isinstance(old, dict):
             if key in NAMED and value.get("name", old.get("name")) != old.get("name"):
                 into[key] = dict(value)

@@ -176,6 +176,7 @@ class _Run:
             "seconds": round(time.perf_counter() - started, 3),
             "fit_seconds": round(fitted - started, 3) if self.method.TRAINS != "nothing" else None,
             "trainable_parameters": _trainable(method, classifier.backbone if classifier.trains_backbone else None),
+            "converged": getattr(method, "converged", None),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "threads": torch.get_num_threads(),
         }

@@ -39,6 +39,13 @@ def test_the_order_of_single_settings_does_not_matter_to_a_name() -> None:
     assert (late.values["method"]["lr"], late.values["backbone"]["precision"]) == (0.5, "bf16")
 
 
+def test_a_schema_of_its_own_may_have_a_plain_backbone() -> None:
+    from clipdg.pretrain import PretrainConfig
+
+    given = config.settings_of(None, ["backbone=tiny:vit", "epochs=1"])
+    assert config.check(PretrainConfig, given).values["backbone"] == "tiny:vit"
+
+
 def test_yaml_is_1_2() -> None:
     # in YAML 1.1 these are False, 8 and 90
     assert config.load(overrides=["label=no", "seed=010"]).values["label"] == "no"
