@@ -156,7 +156,7 @@ def demo(out: Out = Path("results/demo")) -> None:
         outcome = demo_.run(out, progress, lambda n, total, r: _say(f"run {n + 1} of {total}: {_name(r)}"))
     if outcome.failed:
         raise outcome.failed[0][1]
-    path = _write_report([out], out / "report", published=False)
+    path = _write_report([out], out / "report")
     _say(f"{_duration(time.monotonic() - started)} in all. Open {path} in a browser.")
 
 
@@ -226,11 +226,11 @@ def report(
 ) -> None:
     """Tables, figures and a page of all records in DIR."""
     _check_folder(out)
-    path = _write_report(folders, out, published=False)
+    path = _write_report(folders, out)
     _say(f"Open {path} in a browser.")
 
 
-def _write_report(folders: list[Path], out: Path, published: bool) -> Path:
+def _write_report(folders: list[Path], out: Path) -> Path:
     from clipdg.report.page import write_report
 
     written = write_report(folders, out)

@@ -129,7 +129,7 @@ class _Run:
         }
         domains = {name: fingerprint(domain, benchmark.classes) for name, domain in benchmark.domains.items()}
         self.data_fingerprint = records.digest([benchmark.classes, domains])
-        templates = None if values_of(resolved, "method.templates") else benchmark.templates
+        templates = None if self.values["method"].get("templates") else benchmark.templates
         self.run_id = records.digest(
             {
                 "protocol": PROTOCOL,
@@ -351,8 +351,3 @@ def _trainable(method: nn.Module, backbone: Any) -> int:
     """Learnt numbers: all of the method's, and the backbone's that get a gradient if it is trained."""
     trained = [] if backbone is None else [p for p in backbone.parameters() if p.requires_grad]
     return sum(p.numel() for p in (*method.parameters(), *trained))
-
-
-def values_of(resolved: config.Resolved, key: str) -> Any:
-    """The value of a flat key, None if there is no such setting."""
-    return records.flatten(resolved.values).get(key)
