@@ -1,0 +1,106 @@
+"""clipdg list, doctor: what there is to run, and what it would run on."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from clipdg import __version__
+from clipdg.cli.console import app, say
+from clipdg.errors import ConfigError
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="backbones|benchmarks|methods")] = "",
+    pattern: Annotated[str | None, typer.Option("--filter", help="Models that contain this.")] = None,
+) -> None:
+    """The plug-ins there are; with --filter, the models of the backbones."""
+    from clipdg import catalog
+
+    if kind and kind not in catalog.KINDS:
+        raise ConfigError(
+            f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}."
+        )
+    if pattern is not None:
+        if kind != "backbones":
+            raise ConfigError("--filter is for models: clipdg list backbones --filter ViT-B")
+        _print_models(pattern)
+        return
+    for each in [kind] if kind else catalog.KINDS:
+        print(each)
+        for name in catalog.names(each):
+            about = catalog.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
+            print(f"  {name:16} {textwrap.shorten(about, 61, placeholder=' …')}")
+    if kind == "backbones":
+        say("Models, tags and sizes of a family: clipdg list backbones --filter TEXT, '' for all")
+
+
+def _print_models(pattern: str) -> None:
+    """One model a line: name, input size, features, whether its prompts can be learnt, then its tags."""
+    from clipdg import catalog
+
+    rows = [
+        row
+        for family in catalog.names("backbones")
+        for row in getattr(catalog.plugin("backbones", family), "catalogue", list)()
+        if pattern.lower() in row["name"].lower()
+    ]
+    if not rows:
+        raise ConfigError(f"no listed model contains '{pattern}'; hf:ORG/REPO takes any repository and is not listed")
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'model':{width}}  {'px':>4} {'dim':>5}  prompts  weights")
+    for row in rows:
+        tags = textwrap.wrap(", ".join(row["tags"]) or "none listed", max(24, 100 - width - 22))
+        can = "yes" if row["can_prompt"] else "no"
+        print(f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim'] or '':>5}  {can:7}  {tags[0]}")
+        for more in tags[1:]:
+            print(" " * (width + 22) + more)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices and caches, for a bug report."""
+    from clipdg import cache, torchvision_guard
+
+    print(f"clipdg {__version__}, Python {sys.version.split()[0]}")
+    for name in ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "datasets",
+                 "open_clip_torch", "omegaconf", "numpy", "pillow", "safetensors"):  # fmt: skip
+        try:
+            print(f"  {name:16} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name:16} not installed")
+    import torch
+    import torchvision  # noqa: F401
+
+    from clipdg import placement
+
+    print(f"devices: {_devices(torch)}")
+    print(f"precision: {', '.join(_precisions(placement, torch))}")
+    if torchvision_guard.acted():
+        print("torchvision is of another build than torch; its compiled operators are missing, and clipdg needs none.")
+    folder = cache.folder()
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
+    print(f"cache: {folder}, {size / 2**20:,.1f} MiB (another place: CLIPDG_CACHE)")
+
+
+def _precisions(placement: Any, torch: Any) -> list[str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = []
+    for name in placement.PRECISIONS:
+        try:
+            placement.resolve(name, device)
+        except ConfigError:
+            continue
+        found.append(name)
+    return found
+
+
+def _devices(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"CPU, {torch.get_num_threads()} threads"
