@@ -68,6 +68,7 @@ class RunConfig:
     holdout: float = field(default=0.2, metadata={"min": 0.0, "max": 0.9})  # DomainBed
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     label: str | None = None  # how tables call it
+    hparams_seed: int | None = field(default=None, metadata={"min": 0})  # which draw of a random search; 0: no draw
     workers: int = field(default=0, metadata={"min": 0, "max": 256})
 
 
@@ -259,11 +260,14 @@ def _parse_override(text: str) -> dict[str, Any]:
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"'{text}' is not key=value (such as seed=1 or method.lr=0.01)")
-    parsed = value if "${" in value else _yaml(value, f"'{text}'")
-    nested: Any = parsed
-    for part in reversed(parts):
-        nested = {part: nested}
-    return nested  # type: ignore[no-any-return]
+    return nested(key, value if "${" in value else _yaml(value, f"'{text}'"))
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``("method.lr", 0.1)`` -> ``{"method": {"lr": 0.1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -6,7 +6,6 @@ Legend: N images, D features, S pixels a side.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,17 +18,13 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, Sequent
 
 from clipdg import images
 from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift
+from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DataError
 from clipdg.rows import ArrayRows
 
 IN_MEMORY = 2**29  # bytes of preprocessed images that a data set made from an array keeps
 
 # Splits and shots
-
-
-def seed_hash(*args: object) -> int:
-    """DomainBed's seed from anything that prints the same everywhere: MD5 of ``str(args)``, modulo 2**31."""
-    return int(hashlib.md5(str(args).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
 def splits(domain: Domain, index: int, seed: int, holdout: float = 0.2) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ from clipdg.errors import RecordError, StorageError
 
 SCHEMA = 1
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
-NOT_IDENTITY = ("label", "workers", "benchmark.root", "backbone.weights")
+NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "backbone.weights")
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 

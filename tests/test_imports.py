@@ -13,13 +13,13 @@ ROOT = Path(clipdg.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = (
     ("errors", "core", "cache", "torchvision_guard"),
-    ("catalog", "records", "images", "weights", "rows", "prompts"),
+    ("catalog", "records", "images", "weights", "rows", "prompts", "draws"),
     ("backbones", "benchmarks", "methods"),
     ("data", "pairs", "placement", "config", "trainer", "contact", "statistics", "selection", "report"),
     ("classifier", "features"),
     ("pretrain", "fetch"),
     ("runner",),
-    ("classify", "sweep", "api"),
+    ("classify", "sweep_file", "sweep", "api"),
     ("demo",),
     ("cli", "__main__"),
 )
