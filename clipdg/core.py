@@ -154,6 +154,7 @@ class Benchmark:
     notes: tuple[str, ...] = ()  # what every table made from it must disclose
     citation: str = ""
     licence: str = ""
+    provenance: Mapping[str, object] = field(default_factory=dict)  # repository, commit, … ; identity is by content
 
 
 def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:

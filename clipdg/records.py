@@ -12,7 +12,7 @@ A record is one JSON file ``DIR/<run_id>.json``:
                  where there is none
     weights      {backbone, tag, fingerprint, random, provenance}
     data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates,
-                 notes, citation}
+                 notes, citation, provenance}
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
     predictions  {file, digest} of the per-sample predictions beside it, or null

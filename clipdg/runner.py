@@ -302,6 +302,7 @@ class _Run:
                 "templates": self._templates(),
                 "notes": list(self.benchmark.notes),
                 "citation": self.benchmark.citation,
+                "provenance": dict(self.benchmark.provenance),
             },
             "versions": {"clipdg": version("clipdg"), "python": platform.python_version()}
             | {name: version(name) for name in VERSIONS},

@@ -14,7 +14,7 @@ from PIL import Image
 from clipdg import data, images, trainer
 from clipdg.core import Benchmark, Domain, Preprocessing, Rows, Shift
 from clipdg.errors import ConfigError, DataError
-from clipdg.rows import ArrayRows, FolderRows
+from clipdg.rows import ArrayRows, FolderTable, TableRows
 
 SPEC = Preprocessing(8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 BACKBONE: Any = types.SimpleNamespace(preprocessing=SPEC)  # all that a data module asks of a backbone
@@ -25,12 +25,13 @@ def array_rows(num: int, size: int = 8, num_classes: int = 2, seed: int = 0, nam
     return ArrayRows(array, np.arange(num) % num_classes, [f"{name}{i}" for i in range(num)])
 
 
-def folder_rows(root: Path, num: int, seed: int = 0) -> FolderRows:
+def folder_rows(root: Path, num: int, seed: int = 0) -> TableRows:
     rows = array_rows(num, 10, seed=seed)
     root.mkdir(parents=True, exist_ok=True)
     for i in range(num):
         rows.image(i).save(root / f"{i}.png")
-    return FolderRows(root, [f"{i}.png" for i in range(num)], rows.labels)
+    files = [f"{i}.png" for i in range(num)]
+    return TableRows(FolderTable(root, files), range(num), rows.labels, files)
 
 
 class Sealed:

@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited, without waiting."""
     waited: list[float] = []
-    monkeypatch.setattr("clipdg.fetch.time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr("clipdg.patience.time", SimpleNamespace(sleep=waited.append))
     return waited
 
 

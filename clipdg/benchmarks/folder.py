@@ -6,10 +6,7 @@
             guitar/  ...
         sketch/   ...               the same classes, by name
 
-Which files count, so that a count can be checked: those whose ending, in any case, is one of ``images.ENDINGS``, at any
-depth below the class. Ignored: names that begin with a dot, and files with other endings (README.txt, Thumbs.db).
-Refused, and named: a file with such an ending whose first bytes are no image's, and an image of a kind that is not
-read here (.heic, .ppm), since leaving images out unasked would change the data set.
+Which files count is said in ``rows.folder``: image endings, at any depth below the class.
 
 Class ids are in torchvision's ``ImageFolder`` order, a case-sensitive sort of the folders' names, the same in every
 domain; so are the rows: by class, then by sub-folder, then by file name.
@@ -17,9 +14,7 @@ domain; so are the rows: by class, then by sub-folder, then by file name.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +24,10 @@ import numpy as np
 from clipdg import catalog, images
 from clipdg.core import Benchmark, Domain, Shift, leave_one_out
 from clipdg.errors import ConfigError, DataError
-from clipdg.rows import FolderRows
+from clipdg.rows import FolderTable, TableRows
+from clipdg.rows.folder import folders, open_folder
 
 LAYOUT = "DIR/domain/class/image.jpg"
-NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga")
-_HEAD = 32  # bytes that tell an image's format
-_CHUNK = 256  # files a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -60,19 +53,20 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
     if not base.is_dir():
         raise ConfigError(f"no folder {base}; benchmark.root is a folder with images at {LAYOUT}")
     domains = _domains(base, config.domains)
-    folders = _classes(base, domains)
-    classes = _class_names(folders, config.class_names)
+    class_folders = _classes(base, domains)
+    classes = _class_names(class_folders, config.class_names)
     _known(config.nouns, domains, "benchmark.nouns", "domain")
     shifts = _shifts(domains, config.sources)
-    opened = {}
-    for name in domains:
-        rows = _rows(base / name, folders)
-        opened[name] = Domain(name, rows, noun=config.nouns.get(name, _spaced(name)))
+    table = open_folder(base, [f"{domain}/{folder}" for domain in domains for folder in class_folders])
+    opened = {
+        name: Domain(name, _rows(table, name, class_folders), noun=config.nouns.get(name, _spaced(name)))
+        for name in domains
+    }
     return Benchmark("folder", classes, opened, shifts, tuple(config.templates))
 
 
 def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
-    found = _folders(root)
+    found = folders(root)
     if wanted is not None:
         chosen = _listed(wanted, "benchmark.domains")
         _known(chosen, found, "benchmark.domains", "folder")
@@ -89,7 +83,7 @@ def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
 def _classes(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
     """The class folders that all domains share."""
     first, *others = domains
-    classes = {name: _folders(root / name) for name in domains}
+    classes = {name: folders(root / name) for name in domains}
     for name in domains:
         if not classes[name]:
             raise DataError(
@@ -159,94 +153,26 @@ def _spaced(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
-def _folders(path: Path) -> tuple[str, ...]:
-    try:
-        with os.scandir(path) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    for name in names:
-        _check_name(path, name)
-    return tuple(names)
-
-
-def _check_name(path: Path, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"a name in {path} is not UTF-8: {os.fsencode(name)!r}; rename it, for ids are written as text"
-        ) from None
-
-
-def _rows(root: Path, folders: Sequence[str]) -> FolderRows:
-    files: list[str] = []
+def _rows(table: FolderTable, domain: str, folders: Sequence[str]) -> TableRows:
+    """The domain's rows: by class, then by sub-folder, then by file name."""
     labels: list[int] = []
+    indices: list[int] = []
+    ids: list[str] = []
+    start = f"{domain}/"
+    by_class: dict[str, list[tuple[int, str]]] = {folder: [] for folder in folders}
+    for index, path in enumerate(table.files):
+        if path.startswith(start):
+            folder, inside, _ = path[len(start) :].partition("/")
+            if inside and folder in by_class:
+                by_class[folder].append((index, path[len(start) :]))
     for label, folder in enumerate(folders):
-        found = sorted(_files(root / folder, folder, ()))
+        found = by_class[folder]
         if not found:
             raise DataError(
-                f"class '{folder}' of domain '{root.name}' is empty: no image in {root / folder}; "
+                f"class '{folder}' of domain '{domain}' is empty: no image in {table.root / domain / folder}; "
                 f"read are {', '.join(images.ENDINGS)}"
             )
-        files += [f"{sub}/{name}" for sub, name in found]
+        indices += [index for index, _ in found]
+        ids += [path for _, path in found]
         labels += [label] * len(found)
-    _check_heads(root, files)
-    return FolderRows(root, files, np.array(labels, dtype=np.int64))
-
-
-def _files(path: Path, sub: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """(sub-folder, file name) of the images in and below ``path``; sorted, they are in ImageFolder's order."""
-    real = os.path.realpath(path)
-    if real in above:
-        raise DataError(f"{path} is a link back to {real}, which it lies in; remove it")
-    below = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                ending = os.path.splitext(name)[1].lower()
-                if entry.is_dir():
-                    below.append(name)
-                elif ending in images.ENDINGS:
-                    _check_name(path, name)
-                    yield sub, name
-                elif ending in NOT_READ:
-                    raise DataError(
-                        f"{path / name} is an image of a kind that is not read here; convert it to PNG or remove it"
-                    )
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    for name in below:
-        _check_name(path, name)
-        yield from _files(path / name, f"{sub}/{name}", (*above, real))
-
-
-def _check_heads(root: Path, files: Sequence[str]) -> None:
-    """Raises DataError naming the first file that is no image, and how many there are."""
-    prefix = f"{root}{os.sep}"
-
-    def check(chunk: Sequence[str]) -> list[tuple[str, str]]:
-        bad = []
-        for file in chunk:
-            try:
-                handle = os.open(prefix + file, os.O_RDONLY)
-                try:
-                    refusal = images.not_an_image(os.read(handle, _HEAD))
-                finally:
-                    os.close(handle)
-            except OSError as error:
-                refusal = f"cannot be read: {error.strerror or error}"
-            if refusal is not None:
-                bad.append((file, refusal))
-        return bad
-
-    with ThreadPoolExecutor() as pool:
-        chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
-        bad = [one for found in pool.map(check, chunks) for one in found]
-    if bad:
-        file, refusal = bad[0]
-        more = f" (and {len(bad) - 1} more such files in domain '{root.name}')" if len(bad) > 1 else ""
-        raise DataError(f"{prefix}{file} {refusal}{more}")
+    return TableRows(table, indices, np.array(labels, dtype=np.int64), ids)

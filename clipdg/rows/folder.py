@@ -1,0 +1,178 @@
+"""Image files below a folder, in whatever layout: their paths say the domain and the class.
+
+Which files count, so that a count can be checked: those whose ending, in any case, is one of ``images.ENDINGS``, at any
+depth. Ignored: names that begin with a dot, ``__MACOSX``, and files with other endings (README.txt, Thumbs.db).
+Refused, and named: a file with such an ending whose first bytes are no image's, and an image of a kind that is not
+read here (.heic, .ppm), since leaving images out unasked would change the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from clipdg import images
+from clipdg.errors import DataError
+from clipdg.rows.memory import Memory, State, cannot_be_read, state
+
+NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga")
+_HEAD = 32  # bytes that tell an image's format
+_CHUNK = 256  # files a thread takes at a time
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class FolderTable:
+    """Image files below ``root``, N paths relative to it with ``/`` between their parts: the column "path"."""
+
+    columns = ("path",)
+    provenance: dict[str, object] = {}  # noqa: RUF012  # never written to
+
+    def __init__(self, root: Path, files: Sequence[str]) -> None:
+        self.root = root
+        self.files = tuple(files)
+
+    @property
+    def where(self) -> str:
+        return str(self.root)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def column(self, name: str) -> list[str]:
+        if name != "path":
+            raise DataError(f"{self.where} is a folder of images and has no column '{name}', only 'path'")
+        return list(self.files)
+
+    def names(self, name: str) -> None:
+        self.column(name)
+
+    def at(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    def read(self, index: int) -> bytes:
+        try:
+            return (self.root / self.files[index]).read_bytes()
+        except OSError as error:
+            raise cannot_be_read(self.at(index), error) from error
+
+    def digests(self, indices: np.ndarray | None = None) -> tuple[str, ...]:
+        memory = Memory("digests", self.root)
+
+        def of(index: int) -> tuple[State, str]:
+            try:
+                now = state(self.root / self.files[index])
+            except OSError as error:
+                raise cannot_be_read(self.at(index), error) from error
+            known = memory.recall(self.files[index], now)
+            return now, known if isinstance(known, str) else hashlib.sha256(self.read(index)).hexdigest()
+
+        chosen = range(len(self)) if indices is None else indices.tolist()
+        found = in_threads(of, chosen)
+        memory.keep({self.files[i]: one for i, one in zip(chosen, found, strict=True)})
+        return tuple(digest for _, digest in found)
+
+
+def open_folder(root: Path, below: Sequence[str] = ("",)) -> FolderTable:
+    """The images below ``root``, or below some of its sub-folders, sorted by folder and then by file name.
+
+    Every file's first bytes are looked at, none is decoded.
+
+    Raises:
+        DataError: a file that is no image, a name that is not UTF-8, a link in a circle; no image at all.
+    """
+    files = [f"{sub}/{name}".lstrip("/") for top in below for sub, name in sorted(_files(root / top, top, ()))]
+    if not files:
+        raise DataError(f"no image in {root}; read are {', '.join(images.ENDINGS)}")
+    _check_heads(root, files)
+    return FolderTable(root, files)
+
+
+def folders(path: Path) -> tuple[str, ...]:
+    """The sub-folders that may hold images, sorted."""
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(e.name for e in entries if not _is_ignored(e.name) and e.is_dir())
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    for name in names:
+        _check_name(path, name)
+    return tuple(names)
+
+
+def in_threads(call: Callable[[Item], Result], items: Sequence[Item], chunk: int = _CHUNK) -> list[Result]:
+    """``call`` of each, in order: what waits for a disk or hashes goes on in other threads, ``chunk`` at a time."""
+    chunks = [items[i : i + chunk] for i in range(0, len(items), chunk)]
+    with ThreadPoolExecutor() as pool:
+        return list(chain.from_iterable(pool.map(lambda chunk: [call(item) for item in chunk], chunks)))
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _check_name(path: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"a name in {path} is not UTF-8: {os.fsencode(name)!r}; rename it, for ids are written as text"
+        ) from None
+
+
+def _files(path: Path, sub: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(sub-folder, file name) of the images in and below ``path``; sorted, they are in ImageFolder's order."""
+    real = os.path.realpath(path)
+    if real in above:
+        raise DataError(f"{path} is a link back to {real}, which it lies in; remove it")
+    below = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if _is_ignored(name):
+                    continue
+                ending = os.path.splitext(name)[1].lower()
+                if entry.is_dir():
+                    below.append(name)
+                elif ending in images.ENDINGS:
+                    _check_name(path, name)
+                    yield sub, name
+                elif ending in NOT_READ:
+                    raise DataError(
+                        f"{path / name} is an image of a kind that is not read here; convert it to PNG or remove it"
+                    )
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+    for name in below:
+        _check_name(path, name)
+        yield from _files(path / name, f"{sub}/{name}" if sub else name, (*above, real))
+
+
+def _check_heads(root: Path, files: Sequence[str]) -> None:
+    """Raises DataError naming the first file that is no image, and how many there are."""
+    prefix = f"{root}{os.sep}"
+
+    def refusal(file: str) -> str | None:
+        try:
+            handle = os.open(prefix + file, os.O_RDONLY)
+            try:
+                return images.not_an_image(os.read(handle, _HEAD))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+
+    bad = [(file, found) for file, found in zip(files, in_threads(refusal, files), strict=True) if found is not None]
+    if bad:
+        file, reason = bad[0]
+        more = f" (and {len(bad) - 1} more such files in {root})" if len(bad) > 1 else ""
+        raise DataError(f"{prefix}{file} {reason}{more}")

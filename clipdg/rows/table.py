@@ -1,0 +1,146 @@
+"""What every place of images gives, a ``Table``, and the rows of a domain made from it or from an array in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from clipdg import images, records
+from clipdg.core import Domain
+from clipdg.errors import DataError
+
+
+class Table(Protocol):
+    """Samples wherever they lie: their columns without decoding an image, and an image's stored bytes by index."""
+
+    @property
+    def where(self) -> str:
+        """For messages: "flwrlabs/pacs at 1a2b3c4, split train"; the folder."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All but the image's. "path" is there for files and shards: "domain/class/x.jpg", always with "/".
+
+        A data set of the hub has it if every image kept the path it was made from, which may be the mere file name.
+        """
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """Which data these are, for the record: repository, commit, config, split, files; empty for a local place."""
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> np.ndarray | list[str]:
+        """N numbers or N texts. Raises DataError naming the columns that there are, or a row without a value."""
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        """The names that a column's numbers stand for, where the data have them."""
+
+    def at(self, index: int) -> str:
+        """How a message calls a sample: "DIR/photo/cat/1.jpg", "flwrlabs/pacs at 1a2b3c4, split train, row 17"."""
+
+    def read(self, index: int) -> bytes:
+        """The stored bytes of an image. Raises DataError that begins with ``at(index)``."""
+
+    def digests(self, indices: np.ndarray | None = None) -> Sequence[str]:
+        """SHA-256 of the stored bytes, of all samples or of those at ``indices``.
+
+        Remembered by the files' sizes and times of change, so that no file is read twice.
+        """
+
+
+class ArrayRows:
+    """Images in memory: (N, H, W, 3) uint8, (N,) class indices, and N ids that say which image is which."""
+
+    def __init__(self, array: np.ndarray, labels: np.ndarray, ids: Sequence[str]) -> None:
+        assert array.dtype == np.uint8
+        assert array.ndim == 4
+        assert array.shape[3] == 3
+        assert len(array) == len(labels) == len(ids)
+        self.array = array
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.array[index])
+
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each image's height, width and bytes, in order."""
+        return self._digests
+
+    @cached_property
+    def _digests(self) -> tuple[str, ...]:
+        shape = np.array(self.array.shape[1:3], dtype="<u4").tobytes()
+        return tuple(hashlib.sha256(shape + np.ascontiguousarray(a).tobytes()).hexdigest() for a in self.array)
+
+
+class TableRows:
+    """Chosen rows of a table as a domain's rows: N indices into it, class indices, and ids that stay the same.
+
+    ``border``: pixels taken off each side of a decoded image (ObjectNet's red frame); the digests say so.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        indices: Sequence[int] | np.ndarray,
+        labels: np.ndarray,
+        ids: Sequence[str],
+        *,
+        border: int = 0,
+    ) -> None:
+        assert len(indices) == len(labels) == len(ids)
+        assert border >= 0
+        self.table, self.border = table, border
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        row = int(self.indices[index])
+        at = self.table.at(row)
+        where = f"image {index} ({at})"
+        try:
+            data = self.table.read(row)
+        except DataError as error:
+            raise DataError(where + str(error).removeprefix(at)) from error
+        image = images.decode(data, where)
+        if not self.border:
+            return image
+        width, height = image.size
+        if min(width, height) <= 2 * self.border:
+            raise DataError(
+                f"{where} has {width} × {height} pixels, which leaves nothing inside a border of {self.border}"
+            )
+        return image.crop((self.border, self.border, width - self.border, height - self.border))
+
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each image's stored bytes, in order; with a border, of the border's width and that digest."""
+        return self._digests
+
+    @cached_property
+    def _digests(self) -> tuple[str, ...]:
+        stored = self.table.digests(self.indices)
+        if not self.border:
+            return tuple(stored)
+        return tuple(hashlib.sha256(f"border {self.border} {digest}".encode()).hexdigest() for digest in stored)
+
+
+def fingerprint(domain: Domain, classes: Sequence[str]) -> str:
+    """SHA-256 of the domain's (digest, class name) pairs in order: which images, which labels, and nothing else."""
+    names = [records.canonical(name) for name in classes]
+    total = hashlib.sha256()
+    for digest, label in zip(domain.rows.digests(), domain.rows.labels.tolist(), strict=True):
+        total.update(digest.encode() + names[label] + b"\n")
+    return total.hexdigest()
