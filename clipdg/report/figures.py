@@ -59,7 +59,8 @@ _RC: dict[Any, object] = {  # Any: matplotlib types its keys as one long Literal
 
 
 @contextmanager
-def _style(size: float) -> Iterator[None]:
+def style(size: float) -> Iterator[None]:
+    """matplotlib's settings while one of our figures is drawn; ``size`` in points."""
     import matplotlib
 
     with matplotlib.rc_context({**_RC, "font.size": size}), warnings.catch_warnings():
@@ -74,7 +75,7 @@ def render(figure: Figure, form: str) -> bytes:
 
     out = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else {"CreationDate": None}
-    with _style(8), matplotlib.rc_context({"svg.hashsalt": figure.get_label() or "clipdg"}):
+    with style(8), matplotlib.rc_context({"svg.hashsalt": figure.get_label() or "clipdg"}):
         figure.savefig(out, format=form, metadata=metadata)
     return out.getvalue()
 
@@ -102,7 +103,7 @@ def accuracy(table: Table, narrow: bool = False) -> Figure:
 
     ``narrow``: two panels side by side, for a phone.
     """
-    with _style(8):
+    with style(8):
         from matplotlib.figure import Figure
 
         shown = [*table.domains, next(c for c in table.columns if c.key == "shifted")]
@@ -163,7 +164,7 @@ def _panel(axes: Axes, table: Table, column: Column, low: float, high: float, na
 def source_vs_shift(table: Table, narrow: bool = False) -> Figure:
     """Each method at (mean of sources, mean of targets), on equal scales with y = x; names in a column beside it."""
     width, size = (3.75, 7.0) if narrow else (6.6, 8.0)
-    with _style(size):
+    with style(size):
         from matplotlib.figure import Figure
 
         points = [r for r in table.rows if r.cells["source"].mean is not None and r.cells["shifted"].mean is not None]

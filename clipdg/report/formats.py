@@ -58,7 +58,7 @@ def singles_csv(found: Sequence[Single]) -> str:
          s.top1, round(s.low, 6), round(s.high, 6)]
         for s in found
     ]  # fmt: skip
-    return _csv([head, *lines])
+    return csv_text([head, *lines])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def to_csv(t: Table) -> str:
             line += ["" if x is None else round(x, 10) for x in cell.summary] + [cell.n]
             line += [cell.note] if c.key == "worst" else []
         lines.append(line)
-    return _csv([head, *lines])
+    return csv_text([head, *lines])
 
 
 def to_markdown(t: Table) -> str:
@@ -149,7 +149,7 @@ def _head(column: Column) -> str:
     return f"{column.head} (source)" if column.role == "source" else column.head
 
 
-def _csv(lines: Iterable[Sequence[object]]) -> str:
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()

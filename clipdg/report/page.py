@@ -10,13 +10,12 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from clipdg.errors import RecordError
 from clipdg.records import NOT_IDENTITY, Record, flatten, publish, read_all
-from clipdg.report import figures
+from clipdg.report import figures, html
 from clipdg.report.formats import (
     METRICS,
     Metric,
@@ -458,30 +457,16 @@ def _without(text: str, folders: Sequence[Path]) -> str:
 # Writing
 
 
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("clipdg.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        cell=_cell, head=_head, read=_asset, marked=_marked, domain_view=_domain_view, error_width=_error_width
-    )
-    return environment.get_template("page.html.jinja")
-
-
 def _html(context: Mapping[str, Any]) -> str:
-    text: str = _template().render(**context)
-    return text
-
-
-def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return html.render(
+        "page.html.jinja",
+        dict(context),
+        cell=_cell,
+        head=_head,
+        marked=_marked,
+        domain_view=_domain_view,
+        error_width=_error_width,
+    )
 
 
 def _head(column: Column) -> tuple[str, str]:
