@@ -123,7 +123,8 @@ class Domain:
 
     ``splits``: the split its authors published ("train", "test" -> row indices); None where there is none and
     DomainBed's seeded holdout makes ``in`` and ``out``. ``class_ids``: the classes it has, where these are fewer than
-    the benchmark's (ImageNet-A). ``noun``: how a domain-aware prompt calls an image of it ("sketch").
+    the benchmark's (ImageNet-A). ``noun``: how a domain-aware prompt calls an image of it ("sketch"). ``aliases``: what
+    others call it ("S"); a target may be named by them.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Domain:
     splits: Mapping[str, np.ndarray] | None = None
     class_ids: tuple[int, ...] | None = None
     noun: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

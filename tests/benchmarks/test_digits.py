@@ -32,6 +32,13 @@ def pixels(benchmark: Benchmark, domain: str) -> np.ndarray:
     return rows.array
 
 
+def drawn(seed: int, num: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per environment: which of the 1,797 digits, their images and the digits they show."""
+    digits = _digits.sklearn_digits("x", None)
+    parts = _digits.environments(1797, num, _digits.OwnDraws(seed))
+    return [(part, digits.images[part], digits.labels[part]) for part in parts]
+
+
 def which(benchmark: Benchmark, domain: str) -> list[int]:
     return [int(name.removeprefix("digit/")) for name in benchmark.domains[domain].rows.ids]
 
@@ -67,13 +74,13 @@ def test_the_seed_decides_everything_and_the_global_generators_nothing(module) -
 
 def test_environment_i_takes_every_nth_of_one_permutation() -> None:
     order = np.random.default_rng(5).permutation(1797)
-    for i, (taken, _, digits) in enumerate(_digits.environments("x", None, 5, 3)):
+    for i, (taken, _, digits) in enumerate(drawn(5, 3)):
         assert (taken == order[i::3]).all()
         assert (digits == DIGITS.target[order[i::3]]).all()
 
 
 def test_doubling_is_torchs_bilinear_interpolation() -> None:
-    [(taken, images, _)] = _digits.environments("x", None, 0, 1)
+    [(taken, images, _)] = drawn(0, 1)
     small = torch.from_numpy(DIGITS.images[taken] / 16)[:, None]
     large = F.interpolate(small, (16, 16), mode="bilinear", align_corners=False)[:, 0].numpy() * 255
     assert np.abs(images - large).max() <= 0.5 + 1e-6  # rounding to a byte
@@ -103,15 +110,15 @@ def test_label_noise_and_colour_noise_are_independent(coloured: Benchmark) -> No
 
 
 def test_colouring_keeps_the_digit(coloured: Benchmark) -> None:
-    [(_, images, _)] = _digits.environments("x", None, 0, 1)
-    order = np.argsort(_digits.environments("x", None, 0, 1)[0][0])
+    [(_, images, _)] = drawn(0, 1)
+    order = np.argsort(drawn(0, 1)[0][0])
     for domain in coloured.domains:
         assert (pixels(coloured, domain).max(axis=3) == images[order][which(coloured, domain)]).all()
 
 
-@pytest.mark.parametrize("angle", rotated_digits.ANGLES)
+@pytest.mark.parametrize("angle", _digits.ANGLES)
 def test_turning_is_scipys_rotation(rotated: Benchmark, angle: int) -> None:
-    [(taken, images, _)] = _digits.environments("x", None, 0, 1)
+    [(taken, images, _)] = drawn(0, 1)
     upright = images[np.argsort(taken)][which(rotated, f"{angle}")].astype(float)
     expected = rotate(upright, angle, axes=(2, 1), reshape=False, order=1)
     # Outside the centres of the outermost pixels scipy is 0 at once; Pillow, and so DomainBed, half a pixel later.
