@@ -46,8 +46,8 @@ def read(root: str | Path | None) -> tuple[Digits, dict[str, object], tuple[str,
         if folder is not None:
             parts[split] = _from_idx(folder, _IDX[split])
         else:
-            local = None if root is None else replace(hub, data_files=())
-            table = open_table(root, hub if local is None else local)
+            local = replace(hub, config=None, data_files=(f"**/{split}*.parquet",))
+            table = open_table(root, hub if root is None else local)
             parts[split] = _from_table(table)
             origin = dict(table.provenance) or "local"
     remarks = tuple(
