@@ -105,8 +105,10 @@ def parquet(
     root: Path, chosen: Sequence[Sample], classes: Sequence[str], domains: Sequence[str] | None, *, named: bool = True,
     file: str = "train-00000-of-00001.parquet",
 ) -> Path:  # fmt: skip
-    """A parquet file as the hub has it. ``classes``: the order of its ClassLabel. ``domains``: of its domains' ClassLabel,
-    None for texts. ``named``: whether images keep their file names."""
+    """A parquet file as the hub has it, with a ClassLabel in the order of ``classes``.
+
+    ``domains``: the order of the domains' ClassLabel; None for texts. ``named``: whether images keep their file names.
+    """
     import datasets
 
     features = datasets.Features(
