@@ -27,6 +27,9 @@ from clipdg.core import Preprocessing, Weights
 from clipdg.errors import ConfigError, DataError, UnsafeError
 from clipdg.records import canonical
 
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+# Where training checkpoints keep their weights: open_clip and Lightning, DeiT and DINO, timm's moving averages.
+NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
 HEADER = "clipdg"  # one key only: safetensors writes several in an order that differs from process to process
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -101,10 +104,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ConfigError(f"no weights file {path}")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        return _read_pickle(path), {}
-    raise ConfigError(f"{path}: weights are read from .safetensors (or .pt, .pth, .bin, .ckpt), not '{path.suffix}'")
+        tensors, header = _read_safetensors(path)
+    elif path.suffix in PICKLES or path.name.endswith(".pth.tar"):
+        tensors, header = _read_pickle(path), {}
+    else:
+        raise ConfigError(f"{path}: weights are read from .safetensors (or {', '.join(PICKLES)}), not '{path.suffix}'")
+    odd = [n for n, t in tensors.items() if t.layout != torch.strided or t.is_quantized or t.is_meta or t.is_complex()]
+    if odd:
+        raise DataError(
+            f"{path} holds tensors that are not plain real numbers (sparse, quantised, complex, or without content): "
+            f"{some(odd)}; save dense floating-point weights"
+        )
+    return tensors, header
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -124,6 +135,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         "it would run code when opened; where you trust it, load it there and save its state dict with "
         "safetensors.torch.save_file"
     )
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head or head.lstrip().startswith((b"<", b"version https://git-lfs")):
+        what = "is empty" if not head else "is a web page" if head.lstrip().startswith(b"<") else "is a Git LFS pointer"
+        raise DataError(f"{path} {what} and no checkpoint; fetch the file itself")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -135,34 +151,55 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UnsafeError(f"{path} holds Python objects beside tensors: {convert}") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # a training checkpoint of open_clip or Lightning
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise DataError(f"{path} is not a whole checkpoint: {first_line(error)}") from error
+    inside = [key for key in NESTED if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    if len(inside) > 1:
+        raise DataError(
+            f"{path} holds several sets of weights ({', '.join(inside)}); save the one that is meant as a file of its "
+            "own with safetensors.torch.save_file"
+        )
+    if inside:
+        content = content[inside[0]]
+    named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
+    if not named:
         raise DataError(f"{path} is not a state dict: a checkpoint must map names to tensors")
     if content and all(name.startswith("module.") for name in content):  # saved from DistributedDataParallel
         content = {name.removeprefix("module."): t for name, t in content.items()}
-    return content
+    return content  # type: ignore[no-any-return]  # checked above
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy ``tensors`` into ``module``. Raises DataError listing what is missing, left over or of another shape."""
     own = module.state_dict()
+    both = sorted(own.keys() & tensors.keys())
     wrong = {
         "missing": sorted(own.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - own.keys()),
         "of another shape": [
-            f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}"
-            for n in sorted(own.keys() & tensors.keys())
-            if own[n].shape != tensors[n].shape
+            f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}" for n in both if own[n].shape != tensors[n].shape
         ],
-        "not finite": [n for n in sorted(tensors) if not torch.isfinite(tensors[n]).all()],
+        # Integers in the place of floats are quantised weights, whose scale is not among them.
+        "of another type": [
+            f"{n} {tensors[n].dtype}" for n in both if own[n].is_floating_point() != tensors[n].is_floating_point()
+        ],
+        "not finite": not_finite(tensors),
     }
     if any(wrong.values()):
-        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in wrong.items() if names)
+        listed = "; ".join(f"{kind}: {some(names)}" for kind, names in wrong.items() if names)
         raise DataError(f"{source} does not fit this architecture: {listed}")
     module.load_state_dict(dict(tensors), strict=True)
 
 
-def _some(names: list[str], most: int = 6) -> str:
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a NaN or an infinity. ``isfinite`` does not know float8, which ``float`` does."""
+    return [n for n, t in sorted(tensors.items()) if t.is_floating_point() and not torch.isfinite(t.float()).all()]
+
+
+def some(names: list[str], most: int = 6) -> str:
+    """The first of many, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without the advice below it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -79,6 +79,59 @@ def test_a_pt_file_of_tensors_is_read(tmp_path: Path, nested: bool) -> None:
     weights.load_exactly(net(), tensors, "net.pt")
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("name", ["net.pth", "model_best.pth.tar"])
+def test_training_checkpoints_of_each_library_are_read(tmp_path: Path, key: str, name: str) -> None:
+    # open_clip and Lightning; DeiT, DINO and MAE; timm's train.py, which also chooses the ending
+    state = net().state_dict()
+    torch.save({"epoch": 3, key: state, "optimizer": {"state": {}}, "arch": "net"}, tmp_path / name)
+    tensors, _ = weights.read(tmp_path / name)
+    assert weights.fingerprint(tensors, {}, SPEC) == weights.fingerprint(state, {}, SPEC)
+
+
+def test_of_two_sets_of_weights_in_a_file_none_is_chosen(tmp_path: Path) -> None:
+    # timm would take the average
+    state = net().state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": {n: t + 1 for n, t in state.items()}}, tmp_path / "net.pth")
+    with pytest.raises(DataError, match=r"several sets of weights \(state_dict, state_dict_ema\); save the one"):
+        weights.read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "is a Git LFS pointer"),
+    ],
+)
+def test_a_download_that_went_wrong_is_said_to_be_one(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "net.pt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"net\.pt {what} and no checkpoint; fetch the file itself"):
+        weights.read(tmp_path / "net.pt")
+
+
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    plain = torch.ones(2, 2)
+    for odd in (plain.to_sparse(), plain.to("meta"), plain.to(torch.complex64)):
+        torch.save({"a": plain, "odd": odd}, tmp_path / "net.pt")
+        with pytest.raises(DataError, match=r"not plain real numbers .*: odd; save dense"):
+            weights.read(tmp_path / "net.pt")
+    torch.save({1: plain}, tmp_path / "net.pt")
+    with pytest.raises(DataError, match="must map names to tensors"):
+        weights.read(tmp_path / "net.pt")
+
+
+def test_integers_in_the_place_of_weights_are_refused_and_float8_is_read() -> None:
+    state = net().state_dict()
+    with pytest.raises(DataError, match=r"of another type: 0\.weight torch\.int8"):
+        weights.load_exactly(net(), {**state, "0.weight": state["0.weight"].to(torch.int8)}, "w.safetensors")
+    small = {n: t.to(torch.float8_e4m3fn) if t.is_floating_point() else t for n, t in state.items()}
+    model = net()
+    weights.load_exactly(model, small, "w.safetensors")
+    assert torch.equal(model[0].weight, small["0.weight"].float())
+
+
 def test_what_could_run_code_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "module.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": print}))
