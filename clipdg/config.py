@@ -69,7 +69,7 @@ class RunConfig:
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     label: str | None = None  # how tables call it
     hparams_seed: int | None = field(default=None, metadata={"min": 0})  # which draw of a random search; 0: no draw
-    workers: int = field(default=0, metadata={"min": 0, "max": 256})
+    workers: int | None = field(default=None, metadata={"min": 0, "max": 256})  # None: as many as are of use
 
 
 @dataclass(frozen=True)

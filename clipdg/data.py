@@ -6,6 +6,7 @@ Legend: N images, D features, S pixels a side.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DataError
 from clipdg.rows import ArrayRows
 
+PREFETCH = 4  # batches a worker is ahead
+MOST_WORKERS = 16
 IN_MEMORY = 2**29  # bytes of preprocessed images that a data set made from an array keeps
 
 # Splits and shots
@@ -267,28 +270,51 @@ def loader(
     *,
     generator: torch.Generator | None = None,
     drop_last: bool = False,
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> Loader:
     """Batches in order, or shuffled anew by ``generator`` on each pass.
 
-    The order does not depend on ``workers``: processes that read ahead, used where images are read from files.
+    The order does not depend on ``workers``: processes that read ahead, used where images are read from files. None
+    for as many as are of use.
     """
     sampler: Sampler[int]
     sampler = SequentialSampler(samples) if generator is None else Shuffled(len(samples), generator)
-    num_workers = 0 if samples.in_memory else workers
+    num_workers = 0 if samples.in_memory else useful_workers(len(samples)) if workers is None else workers
     return Loader(
         samples,
         batch_sampler=BatchSampler(sampler, batch_size, drop_last),
         collate_fn=_as_is,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=num_workers > 0 and torch.cuda.is_available(),
+        persistent_workers=num_workers > 0 and generator is not None,  # those of one pass end with it
+        prefetch_factor=PREFETCH if num_workers else None,
+        pin_memory=torch.cuda.is_available() and not samples.in_memory,
+        worker_init_fn=_one_thread if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # seeds the workers, which draw nothing; without it, the global one
     )
 
 
+def useful_workers(num_images: int, sharing: int = 1) -> int:
+    """How many processes should read ahead, by what takes longer here: reading images or encoding them.
+
+    ``sharing``: how many loaders like this one are read at the same time on this machine.
+
+    One core decodes and resizes some 300 photographs a second (experiments/performance). A GPU takes thousands, and all
+    cores but one read for it. Where the CPU encodes, at a few to some dozens a second a core, one process that reads
+    ahead leaves nothing to wait for; few images, or a single core, are not worth starting it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        return max(1, min((cores - 1) // sharing, MOST_WORKERS, num_images // 64))
+    return 1 if cores > sharing and num_images >= 1024 else 0
+
+
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def _one_thread(worker: int) -> None:
+    """The workers are many already."""
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -1,102 +1,239 @@
 """The feature store: each image is encoded once per (weights, preprocessing, decode policy, precision).
 
 A stored array is found by one name only, a hash of everything that can change it, and its bytes are checked when it is
-opened. First form: one file a domain, written when all of it is encoded.
+opened. It is made shard by shard (stored.py): a killed extraction goes on where it was, to the same bits, because the
+batches are cut at fixed rows and the last one is filled up. Labels are no part of it: other labels for the same images
+need no new features.
+
+Two things can change the last digits of a feature and are not in its name, for then moving to a cluster would encode
+everything again: the number of CPU threads, and the model of a CPU within its instruction set. What was stored first
+is what every later run reads.
+
+Legend: N images, D features, S pixels a side.
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from weakref import ReferenceType, ref
 
+import lightning
+import numpy as np
+import PIL.features
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
-from clipdg import cache, data, images, records
-from clipdg.core import Backbone, Domain
+from clipdg import cache, data, errors, images, records, trainer
+from clipdg.core import Backbone, Domain, Rows
 from clipdg.errors import DivergedError
+from clipdg.stored import StoredArray
 from clipdg.trainer import Progress
 
-SCHEMA = 2
-BATCH_SIZE = 64  # fixed, with the last batch padded: features depend on the batch's shape in their last digits
+SCHEMA = 3
+# Fixed, with the last batch filled up: features depend on the batch's shape in their last digits.
+BATCH_SIZE = {"cpu": 32, "cuda": 256}
+BATCHES_PER_SHARD = 16  # about a minute of a ViT-B/32 on one core: what a kill can cost
+LIBRARIES = {"open_clip": ("open_clip_torch", "timm"), "hf": ("transformers",), "timm": ("timm",)}  # of each family
+
+_digests: dict[int, tuple[ReferenceType[Rows], str]] = {}  # by id, since rows of one's own need not be hashable
+
+
+def device_of_runs() -> str:
+    """Where features are made: on the accelerator, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def key(backbone: Backbone, domain: Domain) -> str:
     """The name of a domain's features: SHA-256 over all that can change them."""
-    device = next(backbone.parameters()).device.type  # type: ignore[attr-defined]  # every backbone is an nn.Module
-    story = {
+    return records.digest(_story(backbone, domain))
+
+
+def _story(backbone: Backbone, domain: Domain) -> dict[str, object]:
+    device = device_of_runs()
+    family = backbone.weights.backbone.partition(":")[0]
+    return {
         "schema": SCHEMA,
-        "weights": backbone.weights.fingerprint,
-        "preprocessing": asdict(backbone.preprocessing),
+        "weights": backbone.weights.fingerprint,  # of the tensors' bytes, the architecture and the preprocessing
+        "preprocessing": asdict(backbone.preprocessing),  # again, for it may be another than the weights' own
         "decode": images.POLICY,
-        "rows": list(domain.rows.digests()),
+        "decoders": {name: PIL.features.version(name) for name in ("pil", "libjpeg_turbo", "zlib", "webp", "libtiff")},
+        "images": _digest(domain.rows),
+        "num_images": len(domain.rows),
         "precision": getattr(backbone, "precision", "fp32"),  # of placement.Placed
         "compiled": getattr(backbone, "compiled", False),
-        "batch": BATCH_SIZE,
-        "device": device,
-        "torch": torch.__version__,
+        "batch": BATCH_SIZE[device],
+        "device": _device_class(device),
+        "libraries": {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))},
     }
-    return records.digest(story)
+
+
+def _digest(rows: Rows) -> str:
+    """SHA-256 over the images' digests in order, computed once for each rows."""
+    known = _digests.get(id(rows))
+    if known is None or known[0]() is not rows:
+        known = _digests[id(rows)] = ref(rows), records.digest(list(rows.digests()))
+    return known[1]
+
+
+def _device_class(device: str) -> list[str | bool]:
+    """What computes, as far as it decides on the arithmetic."""
+    if device == "cpu":
+        return ["cpu", torch.backends.cpu.get_cpu_capability()]
+    name = torch.cuda.get_device_name()
+    return [name, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
 
 
 class FeatureStore:
-    """Features on disk under ``folder``; ``num_encoded`` counts the images that really went through an encoder."""
+    """Features on disk under ``folder``; ``num_encoded`` counts the images that really went through an encoder here.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    ``devices``: how many GPUs, or processes on CPUs, share the work; each shard is made by exactly one of them. None
+    for all GPUs there are, or one process. The features do not depend on it.
+    """
+
+    def __init__(self, folder: Path | None = None, devices: int | None = None) -> None:
         self.folder = folder or cache.folder("features")
+        self.devices = devices or max(1, torch.cuda.device_count())
         self.num_encoded = 0
 
-    def encode(self, backbone: Backbone, domain: Domain, progress: Progress | None = None) -> Tensor:
+    def encode(
+        self, backbone: Backbone, domain: Domain, progress: Progress | None = None, *, workers: int | None = None
+    ) -> Tensor:
         """Features (N, D) in fp32 on the CPU, aligned with the domain's rows; not of unit length.
 
-        Raises DataError naming an image that cannot be read, DivergedError if a feature is not finite.
+        They are mapped from the file and not copied; writing into them changes this tensor only. ``workers``: processes
+        that read images ahead, see ``data.loader``.
+
+        Raises DataError naming an image that cannot be read, DivergedError if a feature is not finite, StorageError if
+        the store cannot be written.
         """
-        path = self.folder / f"{key(backbone, domain)}.safetensors"
-        stored = _read(path)
-        if stored is not None:
-            return stored
-        features = self._encode(backbone, domain, progress)
-        content = save({"features": features})
-        records.publish(path, hashlib.sha256(content).digest() + content)
-        return features
+        if not len(domain.rows):
+            return torch.empty(0, backbone.embed_dim)
+        story = _story(backbone, domain)
+        batch = BATCH_SIZE[device_of_runs()]
+        about = {**story, "domain": domain.name, "backbone": backbone.weights.backbone, "tag": backbone.weights.tag}
+        shards = StoredArray(
+            self.folder / records.digest(story), len(domain.rows), backbone.embed_dim, batch * BATCHES_PER_SHARD, about
+        )
+        array = shards.open()
+        if array is None:
+            array = self._make(shards, backbone, domain, progress, workers)
+        return torch.from_numpy(array)
 
-    def _encode(self, backbone: Backbone, domain: Domain, progress: Progress | None) -> Tensor:
+    def _make(
+        self, shards: StoredArray, backbone: Backbone, domain: Domain, progress: Progress | None, workers: int | None
+    ) -> np.ndarray:
+        def waiting(done: int) -> None:
+            if progress:
+                progress(f"encode {domain.name} (by another process)", done, shards.num_rows)
+
+        with shards.lease(waiting):
+            while (array := shards.open()) is None:
+                shards.begin()
+                missing = shards.missing()
+                if missing:
+                    self._encode(shards, missing, backbone, domain, progress, workers)
+                    self.num_encoded += sum(len(shards.ranges[i]) for i in missing)
+                shards.join()
+        return array
+
+    def _encode(
+        self,
+        shards: StoredArray,
+        missing: list[int],
+        backbone: Backbone,
+        domain: Domain,
+        progress: Progress | None,
+        workers: int | None,
+    ) -> None:
+        several = min(self.devices, len(missing))
+        # Processes are started anew and not forked: neither CUDA nor OpenMP threads outlive a fork.
+        strategy = "ddp_spawn" if several > 1 else "auto"
+        extraction = _Extraction(shards, missing, backbone, domain, None if several > 1 else progress, workers)
+        with trainer.quiet(), _errors_of_processes():
+            predicting = trainer.make(
+                "encode", devices=several, strategy=strategy, use_distributed_sampler=False, inference_mode=True
+            )
+            predicting.predict(extraction, return_predictions=False)
+
+
+class _Extraction(lightning.LightningModule):
+    """Encodes the missing shards, each process every so many-th of them, and stores each when it is whole."""
+
+    def __init__(
+        self,
+        shards: StoredArray,
+        missing: Sequence[int],
+        backbone: Backbone,
+        domain: Domain,
+        progress: Progress | None,
+        workers: int | None,
+    ) -> None:
+        super().__init__()
+        # In a tuple it is no part of this module: Lightning leaves what it has used on the CPU.
+        self._backbone = (backbone,)
+        self.shards, self.missing, self.domain = shards, list(missing), domain
+        self.progress, self.workers = progress, workers
+        self.batch_size = shards.size // BATCHES_PER_SHARD
+        self.done = shards.num_rows - sum(len(shards.ranges[i]) for i in missing)
+        self._mine: list[int] = []
+        self._features: list[Tensor] = []
+
+    def predict_dataloader(self) -> data.Loader:
+        self._mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
+        rows = [row for index in self._mine for row in self.shards.ranges[index]]
+        spec = self._backbone[0].preprocessing
+        dataset = data.ImageDataset(self.domain.rows, rows, spec, 0, name=self.domain.name)
+        workers = self.workers
+        if workers is None:
+            workers = data.useful_workers(len(rows), sharing=self.trainer.world_size)
+        return data.loader(dataset, self.batch_size, workers=workers)
+
+    def on_predict_start(self) -> None:
+        [backbone] = self._backbone
         assert isinstance(backbone, nn.Module)
-        device = next(backbone.parameters()).device
-        num_images = len(domain.rows)
-        dataset = data.ImageDataset(domain.rows, range(num_images), backbone.preprocessing, 0, name=domain.name)
-        features = torch.empty(num_images, backbone.embed_dim)
-        backbone.eval()
-        done = 0
-        with torch.inference_mode():
-            for batch in data.loader(dataset, BATCH_SIZE):
-                count = len(batch.labels)
-                inputs = images.normalize(batch.inputs.to(device), backbone.preprocessing)
-                if count < BATCH_SIZE:
-                    inputs = torch.cat([inputs, inputs[:1].expand(BATCH_SIZE - count, -1, -1, -1)])
-                features[done : done + count] = backbone.encode_image(inputs)[:count].float().cpu()
-                done += count
-                if progress:
-                    progress(f"encode {domain.name}", done, num_images)
+        backbone.to(self.device).eval()
+        if self.progress:
+            self.progress(f"encode {self.domain.name}", self.done, self.shards.num_rows)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        [backbone] = self._backbone
+        inputs = images.normalize(batch.inputs, backbone.preprocessing)
+        count = len(inputs)
+        if count < self.batch_size:
+            inputs = torch.cat([inputs, inputs[:1].expand(self.batch_size - count, -1, -1, -1)])
+        self._features.append(backbone.encode_image(inputs)[:count].float())
+        self.done += count
+        if sum(map(len, self._features)) == len(self.shards.ranges[self._mine[0]]):
+            self._store(self._mine.pop(0))
+        if self.progress:
+            self.progress(f"encode {self.domain.name}", self.done, self.shards.num_rows)
+
+    def _store(self, index: int) -> None:
+        features = torch.cat(self._features).cpu()  # one wait for the GPU a shard
+        self._features.clear()
         if not torch.isfinite(features).all():
-            row = int((~torch.isfinite(features)).any(dim=1).nonzero()[0])
-            raise DivergedError(f"the feature of {domain.name} image {row} ({domain.rows.ids[row]}) is not finite")
-        self.num_encoded += num_images
-        return features
+            place = int((~torch.isfinite(features)).any(dim=1).nonzero()[0])
+            row = self.shards.ranges[index][place]
+            raise DivergedError(
+                f"the feature of {self.domain.name} image {row} ({self.domain.rows.ids[row]}) is not finite"
+            )
+        self.shards.write(index, features.numpy())
 
 
-def _read(path: Path) -> Tensor | None:
-    """The features in a file; None if there is none or its bytes are not those that were written."""
+@contextmanager
+def _errors_of_processes() -> Iterator[None]:
+    """An error of ours that ended one of several processes arrives as its traceback; raise it as itself again."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        return None  # rot or a cut file: encoded again and replaced, never used
-    try:
-        return load(content[32:])["features"]
-    except SafetensorError:
-        return None
+        yield
+    except ProcessRaisedException as error:
+        kind, _, message = str(error).strip().rpartition("clipdg.errors.")[2].partition(": ")
+        found = getattr(errors, kind, None)
+        if isinstance(found, type) and issubclass(found, errors.ClipdgError):
+            raise found(message) from error
+        raise

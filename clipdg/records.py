@@ -55,17 +55,21 @@ def hash_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def publish(path: Path, content: bytes, *, replace: bool = True) -> bool:
-    """Write ``content`` under ``path`` whole or not at all; True if it is ours that stands there.
+def publish(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> bool:
+    """Write ``content``, whole or in pieces, under ``path`` whole or not at all; True if it is ours that stands there.
 
     A temporary file in the same folder is written and synced, then renamed (``replace``) or linked, in which case the
     first writer wins. Raises StorageError if the place cannot be written or the disk is full.
     """
+    pieces = [content] if isinstance(content, bytes) else content
+    num_bytes = 0
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(content)
+            for piece in pieces:
+                num_bytes += len(piece)
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         if replace:
@@ -82,7 +86,7 @@ def publish(path: Path, content: bytes, *, replace: bool = True) -> bool:
             os.close(folder)
         return True
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}") from error
+        raise StorageError(f"cannot write {path} ({num_bytes:,} bytes): {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

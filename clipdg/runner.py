@@ -41,6 +41,7 @@ class Session:
     store: FeatureStore = field(default_factory=FeatureStore)
     progress: Progress | None = None
     _opened: dict[str, Any] = field(default_factory=dict)
+    _fingerprints: dict[int, tuple[Benchmark, str]] = field(default_factory=dict)
 
     def benchmark(self, settings: Mapping[str, Any]) -> Benchmark:
         key = records.digest(["benchmark", settings])
@@ -54,6 +55,14 @@ class Session:
         if key not in self._opened:
             self._opened[key] = open_backbone(settings)
         return self._opened[key]  # type: ignore[no-any-return]
+
+    def data_fingerprint(self, benchmark: Benchmark) -> str:
+        """SHA-256 over the classes and, by domain, which images with which labels; read once a session."""
+        if id(benchmark) not in self._fingerprints:
+            domains = {name: fingerprint(domain, benchmark.classes) for name, domain in benchmark.domains.items()}
+            found = records.digest([benchmark.classes, domains])
+            self._fingerprints[id(benchmark)] = benchmark, found  # kept with it, so that no other gets its id
+        return self._fingerprints[id(benchmark)][1]
 
 
 def open_backbone(settings: Mapping[str, Any]) -> Backbone:
@@ -127,8 +136,7 @@ class _Run:
             name: data.splits(domain, index, self.seed, resolved.values["holdout"])
             for index, (name, domain) in enumerate(benchmark.domains.items())
         }
-        domains = {name: fingerprint(domain, benchmark.classes) for name, domain in benchmark.domains.items()}
-        self.data_fingerprint = records.digest([benchmark.classes, domains])
+        self.data_fingerprint = session.data_fingerprint(benchmark)
         templates = None if self.values["method"].get("templates") else benchmark.templates
         self.run_id = records.digest(
             {
@@ -199,7 +207,9 @@ class _Run:
         number = list(self.benchmark.domains).index(name)
         if self.method.TRAINS == "everything":
             return data.ImageDataset(domain.rows, rows, self.backbone.preprocessing, number, name=name)
-        features: Tensor = self.session.store.encode(self.backbone, domain, self.session.progress)
+        features: Tensor = self.session.store.encode(
+            self.backbone, domain, self.session.progress, workers=self.values["workers"]
+        )
         return data.FeatureDataset(features, domain.rows.labels, rows, number)
 
     def _fit(self, classifier: Classifier, fit_rows: dict[str, np.ndarray]) -> None:

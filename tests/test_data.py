@@ -247,6 +247,25 @@ def test_what_lies_in_memory_needs_no_worker() -> None:
     assert data.loader(data.ImageDataset(array_rows(4), range(4), SPEC, 0), 2, workers=2).num_workers == 0
 
 
+def test_workers_are_started_where_they_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(cores, on a GPU, images, loaders at once) -> processes: a GPU waits for images, a CPU for the encoder."""
+    cases = {
+        (8, False, 5000, 1): 1,
+        (8, False, 500, 1): 0,
+        (1, False, 5000, 1): 0,
+        (2, False, 5000, 2): 0,
+        (8, True, 5000, 1): 7,
+        (8, True, 200, 1): 3,
+        (64, True, 5000, 1): 16,
+        (64, True, 5000, 8): 7,
+        (1, True, 5000, 1): 1,
+    }
+    for (cores, gpu, num_images, sharing), expected in cases.items():
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        assert data.useful_workers(num_images, sharing) == expected
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_one_clear_sentence(tmp_path: Path, workers: int) -> None:
     rows = folder_rows(tmp_path / "sketch", 6)
