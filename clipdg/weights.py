@@ -202,4 +202,7 @@ def some(names: list[str], most: int = 6) -> str:
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, without the advice below it."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or isinstance(error, KeyError):  # whose text is the bare key
+        return repr(error)
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -17,10 +17,10 @@ Legend: N images, C texts, D features, L tokens, W token width, S pixels a side.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,15 +28,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from clipdg.backbones._library import (
+    check_length,
+    commit_of,
+    how_to_fetch,
+    hub_file,
+    reading,
+    scaled_cosines,
+    tokenizer_digest,
+    unrepresentable,
+)
 from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ClipdgError, ConfigError, DataError, NetworkError, UnsafeError
+from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.images import preprocess
-from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
+from clipdg.weights import first_line, frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 SCHEMAS = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"
@@ -56,7 +65,8 @@ class OpenClip(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.config, self.preprocessing = model, tokenizer, config, spec
         self.embed_dim = int(config["embed_dim"])
-        self._tokenizer_digest = _digest(tokenizer)
+        own = hasattr(tokenizer, "tokenizer")  # CLIP's is part of open_clip
+        self._tokenizer_digest = tokenizer_digest(tokenizer.tokenizer) if own else None
         self._tower = text_tower_of(model, tokenizer)
 
     @property
@@ -109,12 +119,9 @@ class OpenClip(nn.Module):
         most = self.tokenizer.context_length
         for text in texts:
             ids, num = _ids(self.tokenizer, text)
-            if num > most:
-                raise DataError(
-                    f"'{text}' is {num} tokens for {self.name}, which takes {most} with start and end; shorten it"
-                )
+            check_length(text, num, most, self.name)
             if not _reserved(self.tokenizer).isdisjoint(ids):
-                raise DataError(f"'{text}' has a part that the tokenizer of {self.name} cannot represent")
+                raise unrepresentable(text, self.name)
         tokens: Tensor = self.tokenizer(list(texts))
         return tokens.to(self.log_scale.device)
 
@@ -136,12 +143,8 @@ class OpenClip(nn.Module):
 
         The bias moves all classes alike: softmax and argmax are the same with and without it, a sigmoid is not.
         """
-        image = F.normalize(self.encode_image(images), dim=1)
-        text = F.normalize(self.encode_text(tokens), dim=1)
-        logits = self.log_scale.exp() * image @ text.T
-        if self.model.logit_bias is not None:
-            logits = logits + self.model.logit_bias  # type: ignore[operator]  # a Tensor or Module
-        return logits, logits.T
+        image, text = self.encode_image(images), self.encode_text(tokens)
+        return scaled_cosines(image, text, self.log_scale.exp(), self.model.logit_bias)
 
 
 class NativeText:
@@ -244,11 +247,12 @@ def load(model: str | None = None, weights: str | None = None) -> OpenClip:
     import open_clip
 
     source, seed = resolve(model, weights), seed_of(weights)
-    asked = f"open_clip:{source.model}" + (f" --weights {weights}" if weights and seed is None else "")
+    spoken = f"open_clip:{source.model}"
+    tag = weights if seed is None else None
     path = source.file
     if path is None and seed is None:
         assert source.repository is not None
-        path = _hub_file(source.repository, source.files, source.revision, asked)
+        path = hub_file(source.repository, source.files, source.revision, spoken, tag)
     tensors, header = _read(path, source.model) if path is not None else ({}, {})
     spec = source.preprocessing
     if "preprocessing" in header:  # of `clipdg pretrain`
@@ -261,17 +265,13 @@ def load(model: str | None = None, weights: str | None = None) -> OpenClip:
             f"{source.tag} was trained with images of {spec.size} pixels a side, not open_clip:{source.model}'s"
         )
 
-    with seeded(seed or 0), _without_its_log():
-        tokenizer = _tokenizer(source, asked)
-        try:
-            built = _build(source, asked)
-        except ClipdgError:
-            raise
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AssertionError) as error:
-            raise ConfigError(f"open_clip:{source.model} cannot be built: {_first_line(error)}") from error
-    assert isinstance(built, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
-    backbone = OpenClip(built, tokenizer, source.config, spec)
-    backbone.name = f"open_clip:{source.model}"
+    with seeded(seed or 0), _without_its_log(), reading(spoken):
+        tokenizer = _tokenizer(source, spoken, tag)
+        built = _build(source, spoken, tag)
+        assert isinstance(built, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
+        backbone = OpenClip(built, tokenizer, source.config, spec)
+    # where a folder lies is not what it is
+    backbone.name = f"open_clip:local-dir:{source.folder.resolve().name}" if source.folder else spoken
     provenance: dict[str, object] = {}
     if path is not None:
         if header and header.get("architecture") != backbone.architecture:
@@ -279,7 +279,7 @@ def load(model: str | None = None, weights: str | None = None) -> OpenClip:
         load_exactly(built, _as_open_clips(built, tensors), path.name)
         provenance |= header.get("provenance") or {}
         if source.repository is not None and source.file is None:
-            provenance |= {"repository": source.repository, "file": path.name, "revision": _commit(path)}
+            provenance |= {"repository": source.repository, "file": path.name, "revision": commit_of(path)}
     frozen(backbone)
     backbone.weights = identify(
         backbone.name,
@@ -305,7 +305,7 @@ def resolve(model: str | None, weights: str | None) -> Source:
     path = None
     if weights is not None and seed_of(weights) is None:
         path = Path(weights).expanduser()
-        if not path.is_file():
+        if not os.path.isfile(path):  # False where Path raises: a name that is too long for one
             raise ConfigError(
                 f"open_clip:{model} brings its own weights and '{weights}' is no file; leave weights out, or give a "
                 "checkpoint file or random:SEED"
@@ -313,25 +313,22 @@ def resolve(model: str | None, weights: str | None) -> Source:
     schema, _, place = model.partition(":")
     if schema == "local-dir":
         folder = Path(place).expanduser()
-        config, card = _configuration(folder / CONFIG, model)
+        config, spec = _configuration(folder / CONFIG, model)
+        tag = path.name if path else folder.resolve().name
         if path is None and seed_of(weights) is None:
             path = _checkpoint_in(folder, model)
-            return Source(
-                model, config, preprocessing_of(config, card), folder.resolve().name, file=path, folder=folder
-            )
-        tag = path.name if path else ""
-        return Source(model, config, preprocessing_of(config, card), tag, file=path, folder=folder)
+        return Source(model, config, spec, tag, file=path, folder=folder)
     repository, _, revision = place.partition("@")
-    file = _hub_file(repository, (CONFIG,), revision or None, f"open_clip:{model}")
-    config, card = _configuration(file, model)
+    file = hub_file(repository, (CONFIG,), revision or None, f"open_clip:{model}")
+    config, spec = _configuration(file, model)
     return Source(
         model,
         config,
-        preprocessing_of(config, card),
+        spec,
         path.name if path else place,
         file=path,
         repository=repository,
-        revision=_commit(file),  # the weights of the same commit
+        revision=commit_of(file),  # the weights of the same commit
         files=_names(""),
     )
 
@@ -358,7 +355,7 @@ def _listed(model: str, weights: str | None) -> Source:
     tag = tag.lower().replace("-", "_")  # as open_clip does
     if tag not in cards:
         path = Path(weights).expanduser()
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ConfigError(
                 f"no weights '{weights}' for open_clip:{model}, and no such file; there are: {_tags(model)}"
             )
@@ -423,7 +420,7 @@ def preprocessing_of(config: Mapping[str, Any], card: Mapping[str, Any]) -> Prep
             "here are shortest and squash, bicubic and bilinear"
         )
     mean, std = ((v,) * 3 if isinstance(v, int | float) else tuple(v) for v in (cfg["mean"], cfg["std"]))
-    if len(mean) != 3 or len(std) != 3:
+    if len(mean) != 3 or len(std) != 3 or 0 in std:
         raise ConfigError(f"this model's mean {mean} and std {std} are not those of three colours")
     r, g, b = (float(v) for v in mean)
     return Preprocessing(
@@ -451,7 +448,7 @@ def text_tower_of(model: Any, tokenizer: Any) -> TextTower | None:
     return NativeText(parts, prefix)
 
 
-def _build(source: Source, asked: str) -> nn.Module:
+def _build(source: Source, spec: str, tag: str | None) -> nn.Module:
     """open_clip.create_model's choice of class, without the ways to weights that lie in it."""
     import open_clip
     import transformers
@@ -461,7 +458,7 @@ def _build(source: Source, asked: str) -> nn.Module:
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
     if text.get("hf_model_name"):
-        folder = _folder_of(text["hf_model_name"], source.folder, asked)
+        folder = _folder_of(text["hf_model_name"], source.folder, spec, tag)
         transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for one that has code
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
@@ -478,7 +475,7 @@ def _build(source: Source, asked: str) -> nn.Module:
     return built
 
 
-def _tokenizer(source: Source, asked: str) -> Any:
+def _tokenizer(source: Source, spec: str, tag: str | None) -> Any:
     """open_clip.get_tokenizer's choice, from the configuration at hand."""
     import huggingface_hub
     import open_clip
@@ -511,11 +508,11 @@ def _tokenizer(source: Source, asked: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         if Path(place).is_dir():
             raise ConfigError(
-                f"the tokenizer of open_clip:{source.model} cannot be read from {place}: {_first_line(error)}"
+                f"the tokenizer of open_clip:{source.model} cannot be read from {place}: {first_line(error)}"
             ) from error
         raise NetworkError(
             f"the tokenizer of open_clip:{source.model}, {name}, is not in the hub's cache and cannot be fetched: "
-            f"{_first_line(error)}; `clipdg fetch backbone {asked}` fetches it where there is a network"
+            f"{first_line(error)}; {how_to_fetch(spec, tag)}"
         ) from error
 
 
@@ -542,34 +539,29 @@ def _reserved(tokenizer: Any) -> set[int]:
     return {i for i in ids if i is not None}
 
 
-def _digest(tokenizer: Any) -> str | None:
-    """SHA-256 of a tokenizer of transformers; None for CLIP's own, which is part of open_clip."""
-    import open_clip
-
-    if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
-        return None
-    content = json.loads(tokenizer.tokenizer.backend_tokenizer.to_str())
-    state = {k: v for k, v in content.items() if k not in ("truncation", "padding")}  # of the last call
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _configuration(path: Path, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip_config.json -> model_cfg, preprocess_cfg."""
+def _configuration(path: Path, model: str) -> tuple[dict[str, Any], Preprocessing]:
+    """What open_clip_config.json says: open_clip's configuration, and the images that it takes."""
+    wrong = f"open_clip:{model} cannot be opened:"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         config, card = content["model_cfg"], content.get("preprocess_cfg") or {}
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - config.keys()
     except FileNotFoundError:
-        raise ConfigError(f"open_clip:{model} cannot be opened: there is no {path}") from None
+        raise ConfigError(f"{wrong} there is no {path}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"open_clip:{model} cannot be opened: {path} is not a JSON object with model_cfg ({_first_line(error)})"
-        ) from error
+        raise ConfigError(f"{wrong} {path} is not a JSON object with model_cfg ({first_line(error)})") from error
     if missing:
-        raise ConfigError(
-            f"open_clip:{model} cannot be opened: model_cfg in {path} has no {', '.join(sorted(missing))}"
-        )
-    return _plain(config), dict(card)
+        raise ConfigError(f"{wrong} model_cfg in {path} has no {', '.join(sorted(missing))}")
+    parts = {"vision_cfg": config["vision_cfg"], "text_cfg": config["text_cfg"], "preprocess_cfg": card}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ConfigError(f"{wrong} {name} in {path} is {part!r:.40}, not an object")
+    with reading(f"open_clip:{model}"):
+        return _plain(config), preprocessing_of(config, card)
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
 
 
 def _checkpoint_in(folder: Path, model: str) -> Path:
@@ -597,50 +589,12 @@ def _names(file: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
 
 
-def _hub_file(repository: str, names: Sequence[str], revision: str | None, asked: str) -> Path:
-    """The first of ``names`` that the repository has: from the hub's cache, else from the hub.
-
-    Raises NetworkError saying what was looked for, where, and how it is fetched; ConfigError if there is none.
-    """
-    import huggingface_hub
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
-
-    needed = f"{asked.replace(' --weights', ' with weights')} needs {' or '.join(names)} of repository {repository}"
-    needed += f" at revision {revision}" if revision else ""
-    try:
-        for name in names:
-            cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
-            if isinstance(cached, str):
-                return Path(cached)
-        why = "HF_HUB_OFFLINE is set"
-        if not huggingface_hub.is_offline_mode():
-            why = "the hub cannot be reached"
-            for name in names:
-                try:
-                    return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-                except LocalEntryNotFoundError:
-                    break
-                except EntryNotFoundError:
-                    continue
-            else:
-                raise ConfigError(f"{needed}, and the hub has no such file there; give a checkpoint file instead")
-    except HFValidationError as error:
-        raise ConfigError(f"{needed}, which is no repository's name: {_first_line(error)}") from error
-    except OSError as error:  # also those of the hub's answers: no such repository, revision or right to it
-        why = _first_line(error)
-    raise NetworkError(
-        f"{needed}, which is not in the hub's cache {HF_HUB_CACHE}, and {why}; `clipdg fetch backbone {asked}` fetches "
-        "it where there is a network"
-    )
-
-
-def _folder_of(name: str, folder: Path | None, asked: str) -> Path:
+def _folder_of(name: str, folder: Path | None, spec: str, tag: str | None) -> Path:
     """Where the configuration of a text tower from transformers lies: beside its CLIP, in a folder, or in the cache."""
     for place in ([folder / name] if folder else []) + [Path(name).expanduser()]:
         if (place / "config.json").is_file():
             return place
-    return _hub_file(name, ("config.json",), None, asked).parent
+    return hub_file(name, ("config.json",), None, spec, tag).parent
 
 
 def _read(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -693,22 +647,17 @@ def _quick(config: Mapping[str, Any]) -> bool:
 
 def _image_size(config: Mapping[str, Any]) -> int:
     size = config["vision_cfg"].get("image_size", 224)
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ConfigError(f"this model takes images of {size[0]} × {size[1]} pixels; only square ones are read here")
-    return int(sides.pop())
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(set(sides)) != 1 or not isinstance(sides[0], int) or sides[0] < 1:
+        listed = " × ".join(map(str, sides))
+        raise ConfigError(f"this model takes images of {listed} pixels; only square ones are read here")
+    return sides[0]
 
 
 def _tags(model: str) -> str:
     import open_clip
 
     return ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no tags"
-
-
-def _commit(path: Path) -> str | None:
-    """Of a file in the hub's cache, …/snapshots/COMMIT/…"""
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
 def _plain(value: Any) -> Any:
@@ -719,10 +668,6 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     assert value is None or isinstance(value, str | bool | int) or math.isfinite(value)
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
 
 
 @contextmanager

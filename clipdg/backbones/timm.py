@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from clipdg.backbones._library import commit_of, how_to_fetch, hub_file
 from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError
@@ -140,7 +141,8 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
     else:
         source = _found(tagged, revision or None)
         built, header = _from_tag(source, tagged, config), {}
-        provenance = _commit(source)
+        commit = commit_of(source)
+        provenance = {"revision": commit} if commit else {}
     preprocessing = preprocessing_of(built, name, test_size=config.test_size)
     backbone = TimmImage(name, built, preprocessing, frozen_batch_norm=config.frozen_batch_norm)
     if header and header.get("architecture") != backbone.architecture:
@@ -148,7 +150,7 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
     frozen(backbone)
     backbone.weights = identify(
         name,
-        path.name if path else weights or tagged.partition(".")[2],
+        Path(weights).expanduser().resolve().name if path and weights else weights or tagged.partition(".")[2],
         built,
         backbone.architecture,
         preprocessing,
@@ -265,52 +267,28 @@ def _path(weights: str, model: str) -> Path:
         ) from error
     if saved != model.partition(".")[0]:
         raise ConfigError(f"{path} holds weights of timm's {saved} and not of {model}")
-    return path / WEIGHTS_NAMES[0]
+    found = next((path / name for name in WEIGHTS_NAMES if (path / name).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{path} has no {' and no '.join(WEIGHTS_NAMES)}, as timm's save_for_hf writes them")
+    return found
 
 
 def _found(model: str, revision: str | None) -> Path:
     """The file of a tag's weights, from timm's own cache or else downloaded.
 
-    Raises ConfigError saying what was looked for, where, and how to fetch it.
+    Raises NetworkError saying what was looked for, where, and how to fetch it.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
     from timm.models import _hub
 
     repository, names = sources(model)
-    at = f"@{revision}" if revision else ""
-    if repository is None:
-        folder, file = Path(_hub.get_cache_dir()), names[0].rpartition("/")[2]
-        if revision:
-            raise ConfigError(f"timm:{model} does not come from a repository, so it has no revision '{revision}'")
-        if (folder / file).is_file():
-            return folder / file
-        raise NetworkError(_missing(f"timm:{model}", file, folder))
-    for each in names:  # the hub is not asked for what is here
-        cached = try_to_load_from_cache(repository, each, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached)
-    why: OSError | None = None
-    for each in names:
-        try:
-            return Path(hf_hub_download(repository, each, revision=revision))
-        except EntryNotFoundError as error:  # not in the repository, or not in the cache and no network
-            why = why or OSError(str(error))
-        except OSError as error:  # no such repository or revision, no access
-            why = error
-            break
-    raise NetworkError(
-        _missing(f"timm:{model}{at}", f"{' or '.join(names)} of {repository}{at}", Path(constants.HF_HUB_CACHE))
-    ) from why
-
-
-def _missing(name: str, what: str, where: Path) -> str:
-    return f"{name} needs {what}, which is not in {where}; fetch it once with a network: clipdg fetch backbone {name}"
-
-
-def _commit(path: Path) -> dict[str, object]:
-    """The commit that a file in the hub's cache, ``snapshots/COMMIT/FILE``, belongs to."""
-    return {"revision": path.parent.name} if path.parent.parent.name == "snapshots" else {}
+    if repository is not None:
+        return hub_file(repository, names, revision, f"timm:{model}{f'@{revision}' if revision else ''}")
+    folder, file = Path(_hub.get_cache_dir()), names[0].rpartition("/")[2]
+    if revision:
+        raise ConfigError(f"timm:{model} does not come from a repository, so it has no revision '{revision}'")
+    if (folder / file).is_file():
+        return folder / file
+    raise NetworkError(f"timm:{model} needs {file}, which is not in {folder}; {how_to_fetch(f'timm:{model}')}")
 
 
 def catalogue() -> list[dict[str, Any]]:

@@ -547,6 +547,8 @@ def test_names_tags_and_files_that_do_not_exist_are_refused(tmp_path: Path) -> N
         open_clip.load("ViT-B-23", "openai")
     with pytest.raises(ConfigError, match=r"no weights 'openia' for open_clip:ViT-B-32.*openai, laion400m_e31"):
         open_clip.load("ViT-B-32", "openia")
+    with pytest.raises(ConfigError, match=r"no weights 'aaaa.*and no such file"):
+        open_clip.load("ViT-B-32", 4000 * "a")
     with pytest.raises(ConfigError, match="brings its own weights"):
         open_clip.load("hf-hub:org/repo", "openai")
     with pytest.raises(ConfigError, match=r"local-dir:.* cannot be opened: there is no .*open_clip_config\.json"):
@@ -666,6 +668,47 @@ def test_a_local_folder_with_its_text_tower_and_tokenizer_is_the_same_wherever_i
     assert open_clip.load(f"local-dir:{folder}").weights.fingerprint != prints[0]
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("vision_cfg", 3, "vision_cfg in .* is 3, not an object"),
+        ("text_cfg", None, "text_cfg in .* is None, not an object"),
+        ("embed_dim", float("nan"), "NaN is no number"),
+        ("embed_dim", "x", "cannot be loaded"),
+        ("vision_cfg", {**VISION, "patch_size": 0}, "cannot be loaded: integer division or modulo by zero"),
+        ("vision_cfg", {**VISION, "image_size": "x"}, "images of x pixels; only square"),
+        ("vision_cfg", {**VISION, "image_size": 0}, "images of 0 pixels; only square"),
+        ("vision_cfg", {**VISION, "image_size": None}, "cannot be loaded"),
+        ("text_cfg", {**TEXT, "tokenizer_kwargs": 3}, "cannot be loaded"),
+        ("text_cfg", {**TEXT, "tokenizer_kwargs": {"clean": "no"}}, "cannot be loaded: Invalid clean function"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_one_sentence(
+    part: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, {**CONFIG, part: value}, {})
+    with pytest.raises(ConfigError, match=message):
+        open_clip.load(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("card", [{"mean": ["a", "b", "c"]}, {"std": [0, 0, 0]}])
+def test_a_preprocessing_that_makes_no_sense_is_one_sentence(card: dict[str, Any], tmp_path: Path) -> None:
+    write_folder(tmp_path, CONFIG, {}, **card)
+    with pytest.raises(ConfigError):
+        open_clip.load(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": 3}))
+    with pytest.raises(ConfigError, match=r"preprocess_cfg in .* is 3, not an object"):
+        open_clip.load(f"local-dir:{tmp_path}")
+
+
+def test_where_a_folder_lies_is_no_part_of_its_name(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        write_folder(tmp_path / place / "m", CONFIG, theirs("small").state_dict())
+    here, there = (open_clip.load(f"local-dir:{tmp_path / place / 'm'}") for place in ("here", "there"))
+    assert here.weights == there.weights
+    assert here.name == here.weights.backbone == "open_clip:local-dir:m"
+
+
 def test_a_configuration_cannot_ask_for_code_to_be_run(tmp_path: Path) -> None:
     text = {**TEXT, "hf_tokenizer_name": "org/repo", "tokenizer_kwargs": {"trust_remote_code": True}}
     write_folder(tmp_path, {**CONFIG, "text_cfg": text}, theirs("small").state_dict())
@@ -765,6 +808,20 @@ def test_a_file_that_a_repository_lacks_is_looked_for_under_its_next_name(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(NetworkError, match="and the hub cannot be reached; `clipdg fetch backbone open_clip:small"):
         open_clip.load("small", "some_tag")
+
+
+@pytest.mark.parametrize("weights", [None, "random:0"])
+def test_a_folder_can_be_pre_trained_and_takes_the_file_back(weights: str | None, tmp_path: Path) -> None:
+    write_folder(tmp_path / "m", CONFIG, theirs("small").state_dict(), std=[0.3, 0.3, 0.3])
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i, 99, 9)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(TEXTS[i % 2])
+    spec = f"open_clip:local-dir:{tmp_path / 'm'}"
+    settings = PretrainConfig("folder", str(tmp_path), backbone=spec, weights=weights, epochs=1, batch_size=3)
+    path = pretrain(settings, tmp_path / "out")
+    after = open_clip.load(spec.partition(":")[2], str(path))
+    assert after.weights.fingerprint == after.weights.provenance["fingerprint"]
+    assert after.preprocessing.std == (0.3, 0.3, 0.3)
 
 
 @pytest.mark.parametrize("name", ["small", "small-custom"])

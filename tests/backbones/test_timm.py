@@ -77,9 +77,10 @@ def put(cache: Path, model: nn.Module, name: str = NAME, commit: str = COMMIT) -
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_features_and_logits_are_timms(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("safe", [True, False])  # timm's own default is a pickle
+def test_features_and_logits_are_timms(name: str, safe: bool, tmp_path: Path) -> None:
     model = theirs(name)
-    save_for_hf(model, tmp_path, safe_serialization=True)
+    save_for_hf(model, tmp_path, safe_serialization=safe)
     backbone = timm.load(name, str(tmp_path))
     assert isinstance(backbone, Backbone)
     assert not isinstance(backbone, ClipBackbone)
@@ -92,7 +93,7 @@ def test_features_and_logits_are_timms(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(features, model(images(2, size)), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(backbone.classify(features), logits, rtol=1e-5, atol=1e-6)
     assert logits.shape == (2, 1000)
-    assert (backbone.weights.tag, backbone.weights.random) == ("model.safetensors", False)
+    assert (backbone.weights.tag, backbone.weights.random) == (tmp_path.name, False)
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
@@ -126,8 +127,9 @@ def test_missing_weights_say_what_was_looked_for_where_and_how_to_fetch_it(offli
     with pytest.raises(NetworkError) as raised:
         timm.load(NAME)
     assert str(raised.value) == (
-        f"timm:{NAME} needs model.safetensors or pytorch_model.bin of timm/{NAME}, which is not in {offline}; "
-        f"fetch it once with a network: clipdg fetch backbone timm:{NAME}"
+        f"timm:{NAME} needs model.safetensors or pytorch_model.bin of repository timm/{NAME}, which is not in the "
+        f"hub's cache {offline}, and HF_HUB_OFFLINE is set; `clipdg fetch backbone timm:{NAME}` fetches it where "
+        "there is a network"
     )
 
 
@@ -135,7 +137,9 @@ def test_missing_weights_that_no_repository_has_are_named_by_their_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(NetworkError, match=r"needs seresnet18-4bb0ce65\.pth, which is not in .*checkpoints; fetch"):
+    with pytest.raises(
+        NetworkError, match=r"needs seresnet18-4bb0ce65\.pth, which is not in .*checkpoints; `clipdg fetch"
+    ):
         timm.load("legacy_seresnet18.in1k")
 
 
