@@ -3,9 +3,10 @@
 The schema of ``benchmark``, ``backbone`` and ``method`` is their plug-in's ``Config`` dataclass beside the fields
 below, so a key that there is not, a value of the wrong type and a number out of range are refused before anything is
 loaded.
-``benchmark=folder`` is short for ``benchmark.name=folder``. YAML is 1.2: ``no`` is a word and 010 is ten. A setting may
-follow the seed, ``backbone.weights=random:${seed}``; such settings are remembered, since a mean over seeds may differ
-in them and in nothing else. Environment variables are not read.
+``benchmark=folder`` is short for ``benchmark.name=folder``, and ``benchmark=FILE.yaml`` for the settings in that file.
+YAML is 1.2: ``no`` is a word and 010 is ten. A setting may follow the seed, ``backbone.weights=random:${seed}``; such
+settings are remembered, since a mean over seeds may differ in them and in nothing else. Environment variables are not
+read.
 """
 
 from __future__ import annotations
@@ -105,8 +106,22 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over settings; another benchmark, backbone or method by name starts from its own defaults."""
     result: dict[str, Any] = {}
     for part in settings:
-        _merge(result, copy.deepcopy(dict(part)))
+        _merge(result, _with_file(copy.deepcopy(dict(part))))
     return result
+
+
+def _with_file(settings: dict[str, Any]) -> dict[str, Any]:
+    """``benchmark=birds.yaml`` is short for the settings in that file, whose ``root`` is relative to it."""
+    given = settings.get("benchmark")
+    name = given.get("name") if isinstance(given, Mapping) else given
+    if not isinstance(name, str) or not name.endswith((".yaml", ".yml")):
+        return settings
+    file = Path(name).expanduser()
+    content = {"name": "table", **read_yaml(file)}
+    if isinstance(content.get("root"), str):
+        content["root"] = str(file.parent / Path(content["root"]).expanduser())
+    rest = {k: v for k, v in given.items() if k != "name" and v is not None} if isinstance(given, Mapping) else {}
+    return {**settings, "benchmark": {**content, **rest}}
 
 
 def resolve(given: dict[str, Any], where: str = "the settings") -> Resolved:

@@ -27,3 +27,9 @@ def test_a_sweep_is_accepted_and_its_rows_have_names_of_their_own(file: Path) ->
     rows = {(r.values["label"], r.values["seed"]) for r in planned}
     assert len(rows) == len(planned)
     assert all(label for label, _ in rows)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "benchmarks").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_benchmark_is_accepted_and_opens_with_its_command(file: Path) -> None:
+    assert f"clipdg run benchmark=configs/benchmarks/{file.name}" in file.read_text().splitlines()[0]
+    assert config.load(overrides=[f"benchmark={file}"]).values["benchmark"]["name"] == "table"

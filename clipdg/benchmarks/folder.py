@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from clipdg import catalog, images
-from clipdg.core import Benchmark, Domain, Shift, leave_one_out
+from clipdg import images
+from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
+from clipdg.core import Benchmark, Domain
 from clipdg.errors import ConfigError, DataError
 from clipdg.rows import FolderTable, TableRows
 from clipdg.rows.folder import folders, open_folder
@@ -55,21 +56,21 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
     domains = _domains(base, config.domains)
     class_folders = _classes(base, domains)
     classes = _class_names(class_folders, config.class_names)
-    _known(config.nouns, domains, "benchmark.nouns", "domain")
-    shifts = _shifts(domains, config.sources)
+    known(config.nouns, domains, "benchmark.nouns", "domain")
+    all_shifts = shifts(domains, config.sources)
     table = open_folder(base, [f"{domain}/{folder}" for domain in domains for folder in class_folders])
     opened = {
-        name: Domain(name, _rows(table, name, class_folders), noun=config.nouns.get(name, _spaced(name)))
+        name: Domain(name, _rows(table, name, class_folders), noun=config.nouns.get(name, spaced(name)))
         for name in domains
     }
-    return Benchmark("folder", classes, opened, shifts, tuple(config.templates))
+    return Benchmark("folder", classes, opened, all_shifts, tuple(config.templates))
 
 
 def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
     found = folders(root)
     if wanted is not None:
-        chosen = _listed(wanted, "benchmark.domains")
-        _known(chosen, found, "benchmark.domains", "folder")
+        chosen = listed(wanted, "benchmark.domains")
+        known(chosen, found, "benchmark.domains", "folder")
         found = tuple(sorted(chosen))
     if not found:
         raise DataError(f"{root} has no domain: it has no sub-folders; images are expected at {LAYOUT}")
@@ -104,53 +105,10 @@ def _classes(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
 
 
 def _class_names(folders: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
-    _known(given, folders, "benchmark.class_names", "class")
-    names = tuple(given.get(folder, _spaced(folder)) for folder in folders)
-    seen: dict[str, str] = {}
-    for folder, name in zip(folders, names, strict=True):
-        if not name.strip():
-            raise ConfigError(f"class folder '{folder}' has no name; give it one with benchmark.class_names")
-        same = name.casefold()  # CLIP's tokenizer knows no capital letters
-        if same in seen:
-            raise ConfigError(
-                f"class folders '{seen[same]}' and '{folder}' would both be called '{name}'; "
-                "tell them apart with benchmark.class_names"
-            )
-        seen[same] = folder
-    return names
-
-
-def _shifts(domains: Sequence[str], sources: Any) -> tuple[Shift, ...]:
-    if sources is None:
-        return leave_one_out(domains)
-    chosen = _listed(sources, "benchmark.sources")
-    _known(chosen, domains, "benchmark.sources", "domain")
-    ordered = tuple(d for d in domains if d in chosen)
-    targets = tuple(d for d in domains if d not in chosen)
-    if not targets:
-        raise ConfigError(f"benchmark.sources names every domain ({', '.join(domains)}), which leaves none to test on")
-    return (Shift(f"from {'+'.join(ordered)}", ordered, targets),)
-
-
-def _listed(value: Any, key: str) -> tuple[str, ...]:
-    """A name or a list of names."""
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
-        raise ConfigError(f"{key} is {value!r}; give a name or a list of names, such as {key}=photo or {key}=[a,b]")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{key} names a domain twice: {', '.join(names)}")
-    return tuple(names)
-
-
-def _known(names: Sequence[str] | Mapping[str, str], there: Sequence[str], key: str, noun: str) -> None:
-    for name in names:
-        if name not in there:
-            shown = ", ".join(there[:20]) + (", …" if len(there) > 20 else "")
-            raise ConfigError(f"{key}: no {noun} '{name}'.{catalog.nearest(name, list(there))} There are: {shown}.")
-
-
-def _spaced(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
+    known(given, folders, "benchmark.class_names", "class")
+    names = {folder: given.get(folder, spaced(folder)) for folder in folders}
+    distinct(names, "class folder", "benchmark.class_names")
+    return tuple(names.values())
 
 
 def _rows(table: FolderTable, domain: str, folders: Sequence[str]) -> TableRows:

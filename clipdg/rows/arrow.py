@@ -18,6 +18,7 @@ import numpy as np
 from clipdg import cache, records
 from clipdg.errors import DataError
 from clipdg.rows.memory import Memory, cannot_be_read, is_settled, state
+from clipdg.rows.table import no_column
 
 _BATCH = 100  # images that are in memory at a time while they are hashed
 
@@ -195,14 +196,6 @@ def paths(cells: Any) -> list[str] | None:
         return None
     found = pc.struct_field(cells, "path")
     return None if not len(found) or found.null_count else [path.replace("\\", "/") for path in found.to_pylist()]
-
-
-def no_column(where: str, name: str, columns: Sequence[str]) -> DataError:
-    from clipdg import catalog
-
-    return DataError(
-        f"{where} has no column '{name}'.{catalog.nearest(name, list(columns))} It has: {', '.join(columns)}."
-    )
 
 
 def first_line(error: BaseException) -> str:

@@ -8,9 +8,11 @@ read here (.heic, .ppm), since leaving images out unasked would change the data 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 from clipdg import images
 from clipdg.errors import DataError
 from clipdg.rows.memory import Memory, State, cannot_be_read, state
+from clipdg.rows.table import no_column
 
 NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga")
 _HEAD = 32  # bytes that tell an image's format
@@ -31,26 +34,33 @@ Result = TypeVar("Result")
 
 
 class FolderTable:
-    """Image files below ``root``, N paths relative to it with ``/`` between their parts: the column "path"."""
+    """Image files below ``root``: N paths relative to it with ``/`` between their parts, the column "path".
 
-    columns = ("path",)
-    provenance: dict[str, object] = {}  # noqa: RUF012  # never written to
+    ``listed``: N texts by the name of a column, from the file ``where`` that lists them.
+    """
 
-    def __init__(self, root: Path, files: Sequence[str]) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, files: Sequence[str], listed: Mapping[str, Sequence[str]] | None = None, where: str = ""
+    ) -> None:
+        self.root, self.where = root, where or str(root)
         self.files = tuple(files)
-
-    @property
-    def where(self) -> str:
-        return str(self.root)
+        self._listed = dict(listed or {})
+        self.columns = ("path", *(name for name in self._listed if name != "path"))
+        self.provenance: Mapping[str, object] = {}
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def column(self, name: str) -> list[str]:
-        if name != "path":
-            raise DataError(f"{self.where} is a folder of images and has no column '{name}', only 'path'")
-        return list(self.files)
+    def column(self, name: str) -> np.ndarray | list[str]:
+        if name not in self.columns:
+            raise no_column(self.where, name, self.columns)
+        texts = list(self.files) if name == "path" else list(self._listed[name])
+        if all(re.fullmatch(r"-?\d{1,18}", text) for text in texts):
+            return np.array([int(text) for text in texts], dtype=np.int64)
+        for row, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(f"{self.where}, row {row}: '{name}' has no value")
+        return texts
 
     def names(self, name: str) -> None:
         self.column(name)
@@ -94,6 +104,40 @@ def open_folder(root: Path, below: Sequence[str] = ("",)) -> FolderTable:
         raise DataError(f"no image in {root}; read are {', '.join(images.ENDINGS)}")
     _check_heads(root, files)
     return FolderTable(root, files)
+
+
+def open_listed(file: Path, path_column: str = "path") -> FolderTable:
+    """The images that a CSV lists, one row each: ``path_column`` is relative to the CSV's folder, the rest are columns.
+
+    Raises:
+        DataError: the CSV cannot be read, has no such column or an image twice; a path leads out of the folder; a file
+            is not there or is no image.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as content:
+            reader = csv.DictReader(content, strict=True)
+            rows = list(reader)
+            names = list(reader.fieldnames or ())
+    except OSError as error:
+        raise cannot_be_read(file, error) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+    if path_column not in names:
+        raise no_column(str(file), path_column, names)
+    seen: dict[str, int] = {}
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"{file}, line {line} does not have the {len(names)} columns {', '.join(names)}")
+        path = row[path_column]
+        if not path or path.startswith("/") or ".." in path.split("/"):
+            raise DataError(f"{file}, line {line}: '{path}' is no path inside {file.parent}")
+        if path in seen:
+            raise DataError(f"{file}, line {line}: {path} stands in line {seen[path]} already")
+        seen[path] = line
+    if not rows:
+        raise DataError(f"{file} lists no image")
+    _check_heads(file.parent, list(seen))
+    return FolderTable(file.parent, list(seen), {name: [row[name] for row in rows] for name in names}, str(file))
 
 
 def folders(path: Path) -> tuple[str, ...]:

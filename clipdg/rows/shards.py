@@ -25,9 +25,9 @@ import numpy as np
 
 from clipdg.errors import DataError
 from clipdg.images import ENDINGS
-from clipdg.rows.arrow import no_column
 from clipdg.rows.folder import in_threads
 from clipdg.rows.memory import Memory, State, cannot_be_read, state
+from clipdg.rows.table import no_column
 
 MAX_IMAGE = 2**28  # bytes; the largest image of ImageNet-1k has 15 MB
 MAX_SIDECAR = 2**20

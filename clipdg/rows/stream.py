@@ -17,6 +17,7 @@ import numpy as np
 from clipdg.errors import DataError
 from clipdg.rows import arrow
 from clipdg.rows.memory import Memory
+from clipdg.rows.table import no_column
 
 KEPT = 2  # groups of rows; a group of 100 photographs is about 10 MB
 
@@ -52,7 +53,7 @@ class StreamTable:
 
     def column(self, name: str) -> np.ndarray | list[str]:
         if name not in self.columns:
-            raise arrow.no_column(self.where, name, self.columns)
+            raise no_column(self.where, name, self.columns)
         if name == "path" and name not in self._features:
             assert self._paths is not None
             return self._paths
@@ -60,7 +61,7 @@ class StreamTable:
 
     def names(self, name: str) -> tuple[str, ...] | None:
         if name not in self.columns:
-            raise arrow.no_column(self.where, name, self.columns)
+            raise no_column(self.where, name, self.columns)
         return arrow.class_names(self._features.get(name))
 
     def at(self, index: int) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from clipdg import images, records
+from clipdg import catalog, images, records
 from clipdg.core import Domain
 from clipdg.errors import DataError
 
@@ -138,9 +138,16 @@ class TableRows:
 
 
 def fingerprint(domain: Domain, classes: Sequence[str]) -> str:
-    """SHA-256 of the domain's (digest, class name) pairs in order: which images, which labels, and nothing else."""
+    """SHA-256 of the domain's (digest, class name) pairs in order, and its published splits: nothing else of it."""
     names = [records.canonical(name) for name in classes]
     total = hashlib.sha256()
     for digest, label in zip(domain.rows.digests(), domain.rows.labels.tolist(), strict=True):
         total.update(digest.encode() + names[label] + b"\n")
+    if domain.splits is not None and not isinstance(domain.rows, ArrayRows):  # an array's follow from the settings
+        total.update(records.canonical({name: rows.tolist() for name, rows in domain.splits.items()}))
     return total.hexdigest()
+
+
+def no_column(where: str, name: str, columns: Sequence[str]) -> DataError:
+    hint = catalog.nearest(name, list(columns))
+    return DataError(f"{where} has no column '{name}'.{hint} It has: {', '.join(columns)}.")

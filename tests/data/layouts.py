@@ -281,7 +281,7 @@ def main(root: Path) -> None:
     litter(domain_folders(root / "domainbed", pictures))
     dassl(root / "dassl", pictures)
     coop(root / "coop", pictures)
-    wilds(root / "wilds", pictures)
+    wilds(root / "wilds", pictures, ("path", "y", "domain", "split"))
     class_folders(root / "imagenet", by_wnid)
     numbered_folders(root / "imagenet-v2", by_wnid, WNIDS)
     v2_tar(root / "imagenet-v2.tar", by_wnid, WNIDS)
