@@ -77,6 +77,8 @@ class Classifier(lightning.LightningModule):
         self.num_steps = 0  # of the last fit
         self._augmentation = torch.Generator().manual_seed(seed)
         self._solver_data: list[tuple[Tensor, Tensor]] = []
+        self._solver_validation: list[tuple[Tensor, Tensor]] = []
+        self._is_choosing = False
         self._loaders: list[_Loader] = []
         backbone.requires_grad_(trains_backbone)
 
@@ -121,9 +123,7 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         inputs, labels = batch[0], batch[1]
         if self.how is None:
-            with torch.no_grad():
-                features = inputs if inputs.ndim == 2 else self._features(self._prepared(inputs))
-            self._solver_data.append((features.detach(), labels))
+            self._solver_data.append((self._solver_features(inputs), labels))
             return None
         logits = self(self._prepared(inputs), batch[2] if len(batch) > 2 else None)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.how.label_smoothing)
@@ -133,10 +133,23 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if self.how is None:
-            features, labels = (torch.cat(parts) for parts in zip(*self._solver_data, strict=True))
+            given: list[Any] = [*_joined(self._solver_data)]
+            if self._needs_validation:
+                given.append(_joined(self._solver_validation) if self._solver_validation else None)
             self._solver_data.clear()
-            self.method.solve(features.float(), labels)  # type: ignore[operator]  # checked in on_fit_start
+            self._solver_validation.clear()
+            self.method.solve(*given)  # type: ignore[operator]  # checked in on_fit_start
             self.trainer.should_stop = True  # one pass over the data is all that a solver needs
+
+    @property
+    def _needs_validation(self) -> bool:
+        """Whether the method chooses its settings on validation data, which then go to it and are not evaluated."""
+        return self.how is None and bool(getattr(self.method, "needs_validation", False))
+
+    def _solver_features(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = inputs if inputs.ndim == 2 else self._features(self._prepared(inputs))
+        return features.detach().float()
 
     def on_fit_end(self) -> None:
         self.num_steps = self.global_step
@@ -169,12 +182,18 @@ class Classifier(lightning.LightningModule):
     # validation and testing
 
     def on_validation_epoch_start(self) -> None:
+        self._is_choosing = self._needs_validation and self.trainer.state.fn == "fit"
         self._start_evaluation([TestSet("val", ("val",))])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, 0)
+        if not self._is_choosing:
+            self._evaluate(batch, 0)
+        elif not self.trainer.sanity_checking:
+            self._solver_validation.append((self._solver_features(batch[0]), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
+        if self._is_choosing:
+            return
         self._finish_evaluation()
         values = self.results.pop(("val", "val"))
         self.predictions.pop("val")
@@ -266,6 +285,11 @@ class Classifier(lightning.LightningModule):
             parts = zip(*state.predictions, strict=True)
             self.predictions[test_set.domain] = Predictions(*(torch.cat(part) for part in parts))
         self._loaders = []
+
+
+def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    features, labels = zip(*batches, strict=True)
+    return torch.cat(features), torch.cat(labels)
 
 
 def _values(metrics: MetricCollection) -> dict[str, float | None]:

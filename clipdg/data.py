@@ -79,11 +79,27 @@ def few_shot(
     return order[np.sort(by_class[rank < shots])]
 
 
-def pick(domain: Domain, classes: Sequence[str], order: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
-    """``shots`` rows of every class from ``order``, drawn by ``seed``; ``order`` as it is if ``shots`` is None."""
+def pick(
+    domain: Domain,
+    classes: Sequence[str],
+    order: np.ndarray,
+    shots: int | None,
+    seed: int,
+    *,
+    enough: bool = True,
+) -> np.ndarray:
+    """``shots`` rows of every class from ``order``, drawn by ``seed``; ``order`` as it is if ``shots`` is None.
+
+    A class with fewer is a DataError, or gives what it has if not ``enough``.
+    """
     if shots is None:
         return order
     drawn = np.random.RandomState(seed_hash("shots", seed, domain.name)).permutation(np.sort(order))
+    if not enough:
+        labels = domain.rows.labels[drawn]
+        places = [np.flatnonzero(labels == label)[:shots] for label in np.unique(labels)]
+        chosen: np.ndarray = drawn[np.sort(np.concatenate([*places, np.empty(0, dtype=np.int64)]))]
+        return chosen
     return few_shot(domain.rows.labels, drawn, shots, classes, f" of domain '{domain.name}'")
 
 

@@ -15,6 +15,7 @@ A record is one JSON file ``DIR/<run_id>.json``:
                  notes, citation, provenance}
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
+    fit          only where a method found settings by itself: {c, converged, gradient, iterations, sweep, ...}
     predictions  {file, digest} of the per-sample predictions beside it, or null
     digest       SHA-256 of the canonical JSON of all the rest
 """

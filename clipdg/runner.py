@@ -131,6 +131,7 @@ class _Run:
         self.resolved, self.values = resolved, resolved.values
         self.method, self.benchmark, self.backbone, self.shift = method, benchmark, backbone, shift
         self.session = session
+        self._refitted = False  # validation images were fitted on in the end
         self.seed: int = resolved.values["seed"]
         self.splits = {
             name: data.splits(domain, index, self.seed, resolved.values["holdout"])
@@ -173,11 +174,13 @@ class _Run:
             len(self.benchmark.classes),
             self.method.fit(settings) if hasattr(self.method, "fit") else None,
             trains_backbone=self.method.TRAINS == "everything",
-            test_sets=self._test_sets(),
             seed=self.seed,
         )
+        val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
         if self.method.TRAINS != "nothing":
-            self._fit(classifier, fit_rows)
+            self._fit(classifier, fit_rows, val_rows)
+        self._refitted = getattr(method, "refitted", False)
+        classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
         self._evaluate(classifier)
         timing = {
@@ -188,6 +191,8 @@ class _Run:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "threads": torch.get_num_threads(),
         }
+        if self._refitted:
+            fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
         return self._publish(classifier, fit_rows, timing, out)
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
@@ -201,6 +206,26 @@ class _Run:
             rows[source] = data.pick(domain, self.benchmark.classes, order, self.values["shots"], self.seed)
         return rows
 
+    def _val_rows(self) -> dict[str, np.ndarray]:
+        """Rows of each source that settings are chosen on: its held-out split; with shots, min(shots, 4) of a class."""
+        shots = self.values["shots"]
+        return {
+            source: data.pick(
+                self.benchmark.domains[source],
+                self.benchmark.classes,
+                self.splits[source].get("val", self.splits[source].get("out", np.empty(0, dtype=np.int64))),
+                None if shots is None else min(shots, 4),  # CoOp, lpclip
+                self.seed,
+                enough=False,
+            )
+            for source in self.shift.sources
+        }
+
+    def _evaluated(self, name: str) -> dict[str, np.ndarray]:
+        """Splits of a domain that are evaluated: all, but for validation images that were fitted on in the end."""
+        fitted = ("val", "out") if self._refitted and name in self.shift.sources else ()
+        return {split: rows for split, rows in self.splits[name].items() if split not in fitted}
+
     def _inputs(self, name: str, rows: np.ndarray) -> data.Samples:
         """Rows of a domain as this run takes them: stored features, or images if the backbone is trained."""
         domain = self.benchmark.domains[name]
@@ -212,8 +237,9 @@ class _Run:
         )
         return data.FeatureDataset(features, domain.rows.labels, rows, number)
 
-    def _fit(self, classifier: Classifier, fit_rows: dict[str, np.ndarray]) -> None:
+    def _fit(self, classifier: Classifier, fit_rows: dict[str, np.ndarray], val_rows: dict[str, np.ndarray]) -> None:
         dataset = data.concatenate([self._inputs(name, rows) for name, rows in fit_rows.items()])
+        held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
         how = classifier.how
         batch_size = how.batch_size if how else EVALUATION_BATCH
         loader = data.loader(
@@ -226,11 +252,13 @@ class _Run:
         name = self.values["method"]["name"]
         with trainer.quiet():
             fitting = trainer.make(f"fit {name}", self.session.progress, max_epochs=how.epochs if how else 1)
-            fitting.fit(classifier, loader)
+            fitting.fit(
+                classifier, loader, data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
+            )
 
     def _test_sets(self) -> list[data.TestSet]:
         return [
-            data.TestSet(name, tuple(self.splits[name]), domain.class_ids, whole=self._is_whole(name))
+            data.TestSet(name, tuple(self._evaluated(name)), domain.class_ids, whole=self._is_whole(name))
             for name, domain in self.benchmark.domains.items()
         ]
 
@@ -241,8 +269,9 @@ class _Run:
     def _evaluate(self, classifier: Classifier) -> None:
         loaders = []
         for name in self.benchmark.domains:
-            rows = np.concatenate(list(self.splits[name].values()))
-            numbers = np.repeat(np.arange(len(self.splits[name])), [len(r) for r in self.splits[name].values()])
+            splits = self._evaluated(name)
+            rows = np.concatenate(list(splits.values()))
+            numbers = np.repeat(np.arange(len(splits)), [len(r) for r in splits.values()])
             dataset = data.with_splits(self._inputs(name, rows), numbers)
             loaders.append(data.loader(dataset, EVALUATION_BATCH, workers=self.values["workers"]))
         with trainer.quiet():
@@ -318,7 +347,7 @@ class _Run:
             | {name: version(name) for name in VERSIONS},
             "timing": timing,
             "predictions": predictions,
-        }
+        } | ({"fit": classifier.method.story} if getattr(classifier.method, "story", None) else {})
 
     def _templates(self) -> list[str] | None:
         if not self.method.NEEDS_TEXT or "templates" not in self.values["method"]:

@@ -122,7 +122,9 @@ class Unreadable(Rows):
 
 
 @pytest.mark.parametrize(
-    "overrides", [("method=linear_probe",), ("method=coop", "method.epochs=1"), ERM], ids=["lp", "coop", "erm"]
+    "overrides",
+    [("method=linear_probe",), ("method=linear_probe", "method.sweep=true"), ("method=coop", "method.epochs=1"), ERM],
+    ids=["lp", "lp-sweep", "coop", "erm"],
 )
 def test_fitting_never_opens_the_target(
     own: types.ModuleType, squares: Benchmark, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -208,6 +210,27 @@ def test_scripts_run_mappings(own: types.ModuleType) -> None:
     values = {"benchmark": "mine.squares", "backbone": {"name": "tiny", "weights": "random:0"}, "seed": 0}
     [record] = clipdg.run(values, "method=linear_probe")
     assert record.content["config"]["method"]["name"] == "linear_probe"
+
+
+@pytest.mark.parametrize(("shots", "num_val"), [((), 7), (("shots=1",), 3)])
+def test_validation_images_that_were_fitted_on_are_not_evaluated(
+    own: types.ModuleType, shots: tuple[str, ...], num_val: int
+) -> None:
+    """Seven images of the source are held out; with one shot, one of each class is what C is chosen on."""
+    refit, not_refit = (
+        run(settings("method=linear_probe", "method.sweep=true", f"method.refit={r}", *shots))[0]
+        for r in ["true", "false"]
+    )
+    assert [(e["domain"], e["split"]) for e in refit.evaluations] == [
+        ("bright", "in"), ("dark", "in"), ("dark", "out"), ("dark", "all"),
+    ]  # fmt: skip
+    assert ("bright", "out") in {(e["domain"], e["split"]) for e in not_refit.evaluations}
+    assert refit.content["data"]["num_fit"] == not_refit.content["data"]["num_fit"] + num_val
+    for record in (refit, not_refit):
+        found = record.content["fit"]
+        assert found["num_validation"] == num_val
+        assert found["c"] in [tried["c"] for tried in found["sweep"]]
+        assert all(tried["converged"] for tried in found["sweep"])
 
 
 def test_a_linear_probe_learns_the_source(own: types.ModuleType) -> None:

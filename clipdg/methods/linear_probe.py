@@ -1,83 +1,183 @@
 """Linear probe: multinomial logistic regression on frozen features, solved to convergence by full-batch L-BFGS.
 
-The objective is scikit-learn's: ``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W||^2``, the intercept not penalised. The
+The objective is scikit-learn's: ``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W - W_0||^2``, the intercept not penalised. The
 README of openai/CLIP fits it on the features as they come (after the projection, not of unit length) with C = 0.316.
+
+``sweep`` is the CLIP paper's search of C (Radford et al. 2021, appendix A.3): seven values from 1e-6 to 1e6, then both
+neighbours of the best at half the distance, down to eight values a decade, by the accuracy on the sources' validation
+images (a target is never seen); the smallest of equally good ones; then fitted again on both (``refit``). All strengths
+are solved one from the other, see _logistic.py.
+
+``start="zero_shot"``: W_0 is the zero-shot classifier instead of 0, so that few images move it little. A convex problem
+solved to its end forgets where it began, so it is the distance from W_0 that is penalised.
+
+``solver="sgd"`` or ``"adamw"`` pass over the data in batches instead, for sets that do not fit into memory: C has no
+meaning then, ``weight_decay`` is its place.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.core import Backbone, Benchmark
-from clipdg.errors import DivergedError
+from clipdg import prompts
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.errors import ConfigError, DataError
+from clipdg.methods._logistic import Logistic, Solution
 
 TRAINS = "solver"
 NEEDS_TEXT = False
+DECADES, PER_DECADE = 6, 8  # the paper's grid: 1e-6 to 1e6
+LAST = 2 * DECADES * PER_DECADE  # its last index; the first is 0
 
 
 @dataclass
 class Config:
-    """``c``: inverse strength of the penalty. ``normalize``: features to unit length first."""
+    """``c``: inverse strength of the penalty, without a sweep. ``normalize``: features to unit length first.
+
+    ``epochs``, ``lr``, ``batch_size``, ``weight_decay``: of sgd and adamw, which start at lr 0.1 as CLIP_benchmark's
+    probe does and follow a cosine to 0.
+    """
 
     c: float = field(default=0.316, metadata={"min": 1e-8, "max": 1e8})  # openai/CLIP, README
+    sweep: bool = False
+    refit: bool = True
     normalize: bool = False
+    start: Literal["zeros", "zero_shot"] = "zeros"
+    solver: Literal["lbfgs", "sgd", "adamw"] = "lbfgs"
     max_iterations: int = field(default=1000, metadata={"min": 1})
-    tolerance: float = field(default=1e-5, metadata={"min": 0.0})  # largest gradient entry of the mean objective
+    tolerance: float = field(default=3e-6, metadata={"min": 0.0})  # largest gradient entry of the mean objective
+    epochs: int = field(default=10, metadata={"min": 1})
+    lr: float = field(default=0.1, metadata={"min": 0.0, "max": 100.0})
+    batch_size: int = field(default=256, metadata={"min": 1})
+    weight_decay: float = field(default=0.0, metadata={"min": 0.0})
 
 
 class LinearProbe(nn.Module):
-    def __init__(self, config: Config, embed_dim: int, num_classes: int) -> None:
+    """``weight`` is W - W_0, (C, D); ``converged`` is None for sgd and adamw, which do not know."""
+
+    origin: Tensor
+
+    def __init__(self, config: Config, embed_dim: int, num_classes: int, origin: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
-        self.weight = nn.Parameter(torch.zeros(num_classes, embed_dim), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(num_classes), requires_grad=False)
-        self.converged = False
+        learns = config.solver != "lbfgs"
+        self.weight = nn.Parameter(torch.zeros(num_classes, embed_dim), requires_grad=learns)
+        self.bias = nn.Parameter(torch.zeros(num_classes), requires_grad=learns)
+        self.register_buffer("origin", torch.zeros_like(self.weight) if origin is None else origin.float())
+        self.needs_validation = config.sweep
+        self.refitted = False  # on the validation images too
+        self.converged: bool | None = None
+        self.story: dict[str, Any] = {}
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
-        if self.config.normalize:
-            features = F.normalize(features, dim=1)
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(self._inputs(features), self.origin + self.weight, self.bias)
 
-    def solve(self, features: Tensor, labels: Tensor) -> None:
-        """Set the weights from (N, D) features and (N,) labels.
+    def solve(self, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> None:
+        """Set the weights from (N, D) features and (N,) labels; with a sweep, from those of ``validation`` too.
 
-        float64: at small penalties the last digits of the objective decide where the line search stops.
-        Raises DivergedError if the solution is not finite.
+        Raises DivergedError if the objective is not finite, DataError if a sweep has nothing to be validated on.
         """
-        x = (F.normalize(features, dim=1) if self.config.normalize else features).double()
-        weight = torch.zeros_like(self.weight, dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros_like(self.bias, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=self.config.max_iterations,
-            tolerance_grad=self.config.tolerance,
-            tolerance_change=0.0,  # the gradient alone says when it is done
-            history_size=20,
-            line_search_fn="strong_wolfe",
+        x = self._inputs(features)
+        problem = self._problem(x, labels)
+        if not self.config.sweep:
+            solution = problem.solve(self.config.c)
+            self.story = _told(solution)
+        else:
+            if validation is None or not len(validation[1]):
+                raise DataError("the sweep of linear_probe needs validation images of the sources; hold some out")
+            val_x, val_labels = self._inputs(validation[0]), validation[1]
+            solution, tried = search(problem, val_x, val_labels)
+            self.story = _told(solution) | {"sweep": tried, "num_validation": len(val_labels)}
+            if self.config.refit:
+                both = self._problem(torch.cat([x, val_x]), torch.cat([labels, val_labels]))
+                solution = both.solve(solution.c, near=solution)
+                self.story |= _told(solution)
+                self.refitted = True
+        self.converged = solution.converged and all(t["converged"] for t in self.story.get("sweep", []))
+        self.weight.data.copy_(solution.weight - self.origin)
+        self.bias.data.copy_(solution.bias)
+
+    def _problem(self, x: Tensor, labels: Tensor) -> Logistic:
+        return Logistic(
+            x,
+            labels,
+            len(self.bias),
+            tolerance=self.config.tolerance,
+            max_iterations=self.config.max_iterations,
+            origin=self.origin,
         )
-        penalty = 0.5 / (self.config.c * len(x))
 
-        def objective() -> Tensor:  # divided by C N, so that the tolerance does not depend on either
-            optimizer.zero_grad()
-            loss = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty * weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+    def _inputs(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=1) if self.config.normalize else features
 
-        with torch.enable_grad():
-            optimizer.step(objective)  # type: ignore[no-untyped-call, unused-ignore]
-            loss = objective()
-        if not torch.isfinite(loss):
-            raise DivergedError("the linear probe's objective is not finite; look at the features' range and at c")
-        gradients = [p.grad.abs().max() for p in (weight, bias) if p.grad is not None]
-        self.converged = bool(max(gradients) <= self.config.tolerance)
-        self.weight.data.copy_(weight.detach())
-        self.bias.data.copy_(bias.detach())
+
+def search(problem: Logistic, features: Tensor, labels: Tensor) -> tuple[Solution, list[dict[str, Any]]]:
+    """The best solution on ``features`` (M, D) and ``labels`` (M,), and what was tried, by C."""
+    solutions: dict[int, Solution] = {}
+    accuracies: dict[int, float] = {}
+
+    def look(index: int) -> None:
+        if index not in solutions:
+            solution = problem.solve(10.0 ** (index / PER_DECADE - DECADES))
+            logits = F.linear(features, solution.weight.to(features), solution.bias.to(features))
+            solutions[index] = solution
+            accuracies[index] = int((logits.argmax(dim=1) == labels).sum()) / len(labels)
+
+    def best() -> int:
+        return max(sorted(accuracies), key=lambda index: accuracies[index])  # the first of equals
+
+    distance = LAST // 6
+    for index in range(0, LAST + 1, distance):
+        look(index)
+    while distance > 1:
+        distance //= 2
+        peak = best()
+        for index in (peak - distance, peak + distance):
+            look(min(max(index, 0), LAST))
+    tried = [_told(solutions[i]) | {"validation_accuracy": accuracies[i]} for i in sorted(solutions)]
+    return solutions[best()], tried
+
+
+def _told(solution: Solution) -> dict[str, Any]:
+    return {
+        "c": solution.c,
+        "converged": solution.converged,
+        "gradient": solution.gradient if math.isfinite(solution.gradient) else None,
+        "iterations": solution.iterations,
+    }
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> LinearProbe:
-    return LinearProbe(config, backbone.embed_dim, len(benchmark.classes))
+    """Raises ConfigError for settings that exclude each other."""
+    if config.sweep and config.solver != "lbfgs":
+        raise ConfigError(f"method.sweep is a search of C, which solver={config.solver} does not have; use lbfgs")
+    origin = None
+    if config.start == "zero_shot":
+        if not isinstance(backbone, ClipBackbone):
+            raise ConfigError(f"start=zero_shot needs a text encoder and {backbone.name} has none; use start=zeros")
+        if not config.normalize:
+            raise ConfigError("start=zero_shot is a classifier of unit features; give method.normalize=true")
+        directions = prompts.class_directions(backbone, benchmark.classes, benchmark.templates)
+        origin = backbone.logit_scale * directions
+    return LinearProbe(config, backbone.embed_dim, len(benchmark.classes), origin)
+
+
+def fit(config: Config) -> Fit | None:
+    """None if it is solved."""
+    if config.solver == "lbfgs":
+        return None
+    return Fit(
+        optimizer=config.solver,
+        lr=config.lr,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        schedule="cosine_step",
+    )
