@@ -13,7 +13,7 @@ ROOT = Path(clipdg.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = (
     ("errors", "core", "cache", "torchvision_guard"),
-    ("catalog", "records", "images", "weights", "patience", "rows", "sources", "prompts", "draws", "stored"),
+    ("catalog", "records", "images", "weights", "patience", "rows", "sources", "prompts", "draws", "stored", "upkeep"),
     ("backbones", "benchmarks", "methods"),
     ("data", "pairs", "placement", "config", "trainer", "contact", "statistics", "selection", "report"),
     ("classifier", "features"),
