@@ -2,14 +2,21 @@
 
 Two spreads that are never mixed here. Over seeds: what changes when the same experiment is repeated (splits, shots,
 initialisation, whatever follows the seed). Over images: what would change for one trained classifier on other images
-of the same domain; Wilson, Probable Inference, JASA 1927.
+of the same domain; Wilson, Probable Inference, JASA 1927; Clopper & Pearson, Biometrika 1934.
+
+Two classifiers on the same images are compared image by image: McNemar's exact test (Psychometrika 1947) asks whether
+they differ at all, the paired bootstrap by how much. Where many are compared, Holm's correction (Scandinavian Journal of
+Statistics 1979) keeps the chance of one false claim among all of them at its level.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
+
+import numpy as np
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -43,3 +50,67 @@ def wilson_interval(fraction: float, num_images: int, confidence: float = 0.95) 
     half = z * math.sqrt(fraction * (1 - fraction) / num_images + z**2 / (4 * num_images**2))
     scale = 1 + z**2 / num_images
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def clopper_pearson(fraction: float, num_images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of an accuracy, never too short; the ImageNet testbed draws it with 99.5 %."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(fraction * num_images), num_images).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
+def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of the mean over seeds; None for one value. With three seeds it is 2.5 times as wide as
+    1.96 standard errors would be.
+    """
+    from scipy.stats import t
+
+    mean, error = mean_and_error(values)
+    if error is None:
+        return None
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two classifiers on the same images: ``first - second``."""
+
+    num_images: int
+    difference: float  # of accuracies
+    low: float  # 95 % percentile bootstrap over images
+    high: float
+    only_first: int  # images that only the first classifier gets right
+    only_second: int
+    p: float  # McNemar, exact, two-sided
+
+
+def compare(first: np.ndarray, second: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> Paired:
+    """``first`` and ``second``: (N,) bool, right or wrong on the same N images in the same order.
+
+    Resampling images moves the difference by the images on which the two disagree and by nothing else, so that a
+    resample is two counts of a multinomial draw: exact, and independent of the order of the images.
+    """
+    assert first.shape == second.shape
+    assert first.size, "a comparison on no image"
+    from scipy.stats import binomtest
+
+    num = len(first)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    shares = [only_first / num, only_second / num, 1 - (only_first + only_second) / num]
+    drawn = np.random.default_rng(seed).multinomial(num, np.clip(shares, 0, 1), num_resamples)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / num, [0.025, 0.975]).tolist()
+    disagree = only_first + only_second
+    p = float(binomtest(only_first, disagree).pvalue) if disagree else 1.0
+    return Paired(num, (only_first - only_second) / num, low, high, only_first, only_second, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given: below a level exactly if the step-down test rejects at it."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "core", "cache", "torchvision_guard"),
     ("catalog", "records", "images", "weights", "patience", "rows", "sources", "prompts", "draws", "stored", "upkeep"),
     ("backbones", "benchmarks", "methods"),
-    ("data", "pairs", "placement", "config", "trainer", "contact", "statistics", "selection", "report"),
+    ("data", "pairs", "placement", "config", "trainer", "contact", "statistics", "selection", "domainbed", "report"),
     ("classifier", "features"),
     ("pretrain", "fetch"),
     ("runner",),

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, sem
 
-from clipdg.statistics import mean_and_error, paired_difference, wilson_interval
+from clipdg.statistics import (
+    clopper_pearson,
+    compare,
+    holm,
+    mean_and_error,
+    paired_difference,
+    student_interval,
+    wilson_interval,
+)
 
 
 def test_mean_and_error_by_hand() -> None:
@@ -38,3 +47,54 @@ def test_wilson_interval_agrees_with_scipy(correct: int, num: int) -> None:
 def test_wilson_interval_is_symmetric() -> None:
     low, high = wilson_interval(0.2, 50)
     assert wilson_interval(0.8, 50) == pytest.approx((1 - high, 1 - low))
+
+
+def test_clopper_pearson_of_all_right_has_a_closed_form() -> None:
+    assert clopper_pearson(1.0, 10) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+
+
+def test_student_interval_of_three_seeds_by_hand() -> None:
+    # values 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653
+    low, high = student_interval([1.0, 2.0, 3.0]) or (0, 0)
+    assert (low, high) == (pytest.approx(2 - 4.302653 / math.sqrt(3)), pytest.approx(2 + 4.302653 / math.sqrt(3)))
+    assert student_interval([1.0]) is None
+
+
+def test_mcnemar_by_hand() -> None:
+    # 5 images that only the first gets right, 1 that only the second does: p = 2 * (C(6,0) + C(6,1)) / 2**6
+    first = np.array([True] * 5 + [False] + [True] * 4)
+    second = np.array([False] * 5 + [True] + [True] * 4)
+    found = compare(first, second)
+    assert (found.only_first, found.only_second, found.num_images) == (5, 1, 10)
+    assert found.difference == pytest.approx(0.4)
+    assert found.p == pytest.approx(2 * 7 / 64)
+
+
+def test_two_classifiers_that_never_disagree_do_not_differ() -> None:
+    same = np.array([True, False, True])
+    found = compare(same, same)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1.0)
+
+
+def test_the_bootstrap_interval_agrees_with_resampling_images_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.random(400) < 0.8, rng.random(400) < 0.7
+    picks = rng.integers(0, 400, (4000, 400))
+    differences = (first[picks].mean(axis=1)) - second[picks].mean(axis=1)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    found = compare(first, second, 4000)
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.006), pytest.approx(high, abs=0.006))
+
+
+def test_a_comparison_does_not_depend_on_the_order_of_the_images() -> None:
+    rng = np.random.default_rng(2)
+    first, second = rng.random(100) < 0.8, rng.random(100) < 0.7
+    order = rng.permutation(100)
+    assert compare(first, second) == compare(first[order], second[order])
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.03, 0.04 times 3, 2, 1: 0.03, 0.06, 0.04 -> not falling: 0.03, 0.06, 0.06
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -1,4 +1,4 @@
-"""clipdg report."""
+"""clipdg report, import."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The published robustness tables; needs no DIR, run or download.")
     ] = False,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="domainbed: its tables, by its three selection criteria.")
+    ] = None,
+    incomplete: Annotated[
+        bool, typer.Option("--incomplete", help="With --protocol: means over the runs that are there.")
+    ] = False,
 ) -> None:
     """Tables, figures and a page of all records in DIR.
 
@@ -27,8 +33,14 @@ def report(
     """
     if not folders and not published:
         raise ConfigError("give report a folder with records (clipdg report DIR), or --published")
+    if protocol not in (None, "domainbed"):
+        raise ConfigError(f"no protocol '{protocol}'; there is: domainbed")
+    if protocol and not folders:
+        raise ConfigError("give --protocol a folder with records (clipdg report DIR --protocol domainbed)")
     check_folder(out)
-    if folders:
+    if folders and protocol:
+        _write_protocol(folders, out, incomplete)
+    elif folders:
         say(f"Open {write_report(folders, out)} in a browser.")
     if published:
         from clipdg.report.published_page import write_published
@@ -45,3 +57,44 @@ def write_report(folders: list[Path], out: Path) -> Path:
     if written.problems:
         raise RecordError(f"{len(written.problems)} of the files are no records; {written.path} shows the rest")
     return written.path
+
+
+def _write_protocol(folders: list[Path], out: Path, incomplete: bool) -> None:
+    from clipdg.records import read_all
+    from clipdg.report.protocol import write_protocol
+
+    records, errors = read_all(folders)
+    if not records:
+        raise RecordError(f"no record in {', '.join(map(str, folders))}")
+    found = write_protocol(records, out, incomplete)
+    print(found.text)
+    for error in errors:
+        say(f"clipdg: left out: {error}")
+    for missing in found.missing:
+        say(f"clipdg: missing: {missing}")
+    say(f"Open {out / 'report.html'} in a browser.")
+    if errors:
+        raise RecordError(f"{len(errors)} of the files are no records")
+
+
+@app.command("import")
+def import_(
+    what: Annotated[str, typer.Argument(metavar="domainbed")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What DomainBed's sweep had as output_dir.")],
+    out: Out = Path("results/imported"),
+) -> None:
+    """Make records of DomainBed's own results (DIR/*/results.jsonl)."""
+    from clipdg.catalog import nearest
+
+    if what != "domainbed":
+        raise ConfigError(f"no '{what}' to import.{nearest(what, ['domainbed'])} There is: domainbed.")
+    from clipdg.domainbed import read_sweep
+
+    check_folder(out)
+    records, errors = read_sweep(folder)
+    new = sum(record.publish(out) for record in records)
+    say(f"{len(records)} runs, {new} of them new in {out}; now: clipdg report {out} --protocol domainbed")
+    for error in errors:
+        say(f"clipdg: left out: {error}")
+    if errors:
+        raise RecordError(f"{len(errors)} lines are no results of DomainBed's; the rest is in {out}")

@@ -69,6 +69,12 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
         if problems:
             raise RecordError(f"no record in {where} can be read: {'; '.join(problems)}")
         raise RecordError(f"no record in {where}; `clipdg run … --out DIR` writes one")
+    imported = [r for r in records if r.content["data"].get("imported")]
+    records = [r for r in records if r not in imported]
+    if not records:
+        raise RecordError(
+            f"{len(imported)} imported runs and none of clipdg's; give --protocol domainbed for their tables"
+        )
     views = []
     for study in studies(records):
         sheet, problem = _contact_sheet(study, folders)

@@ -174,22 +174,3 @@ def _resampled(a: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
     centred = x - x.mean(axis=1, keepdims=True)
     slope = (centred * y).sum(axis=1) / (centred**2).sum(axis=1)
     return np.stack([slope, y.mean(axis=1) - slope * x.mean(axis=1)], axis=1)
-
-
-def clopper_pearson(fraction: float, num_images: int, confidence: float = 0.995) -> tuple[float, float]:
-    """The exact interval of an accuracy; 99.5 % is what the testbed draws."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(fraction * num_images), num_images).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
-
-
-def rho_table(frame: pd.DataFrame, lines: Sequence[Line]) -> pd.DataFrame:
-    """Effective robustness of each row of ``frame`` by each line; missing where an accuracy is missing."""
-    import pandas as pd
-
-    columns = {}
-    for line in lines:
-        there = line.x in frame.columns and line.y in frame.columns
-        columns[line.y] = frame[line.y] - line.expected(frame[line.x].to_numpy()) if there else np.nan
-    return pd.DataFrame(columns, index=frame.index)

@@ -178,11 +178,6 @@ def test_a_line_through_exact_points_is_found_and_its_rho_is_zero() -> None:
     assert low == pytest.approx(high)  # every resample of exact points is the same line
 
 
-def test_clopper_pearson_of_all_right_has_a_closed_form() -> None:
-    low, high = robustness.clopper_pearson(1.0, 10, 0.95)
-    assert (low, high) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
-
-
 def test_the_nearest_resnet_is_the_nearest() -> None:
     index = pd.MultiIndex.from_tuples(
         [(m, "", 224, "supervised") for m in "abc"], names=["model", "weights", "resolution", "method"]
