@@ -5,8 +5,8 @@ initialisation, whatever follows the seed). Over images: what would change for o
 of the same domain; Wilson, Probable Inference, JASA 1927; Clopper & Pearson, Biometrika 1934.
 
 Two classifiers on the same images are compared image by image: McNemar's exact test (Psychometrika 1947) asks whether
-they differ at all, the paired bootstrap by how much. Where many are compared, Holm's correction (Scandinavian Journal of
-Statistics 1979) keeps the chance of one false claim among all of them at its level.
+they differ at all, the paired bootstrap by how much. Where many are compared, Holm's correction (Scandinavian Journal
+of Statistics 1979) keeps the chance of one false claim among all of them at its level.
 """
 
 from __future__ import annotations

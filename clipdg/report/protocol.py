@@ -2,7 +2,8 @@
 
 domainbed/scripts/collect_results.py at b93c22a. A cell is, over the trials, ``100 mean`` and
 ``100 std(ddof=0) / sqrt(n)``; its "Avg" is the mean of the unrounded means, without an error. The averages table takes
-each trial's mean over the test domains first. Where the other tables of this kit show a standard error with ddof 1, these show DomainBed's, and say so.
+each trial's mean over the test domains first. Where the other tables of this kit show a standard error with ddof 1,
+these show DomainBed's, and say so.
 
 DomainBed averages over whatever is there, so that half a sweep looks like a whole one. Here a sweep with missing runs
 is refused unless that is asked for; then each cell that lacks something says how many trials it has.
