@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from clipdg.text import Transformer
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -67,6 +69,10 @@ class TextTower(Protocol):
     context_length: int  # the longest L
     num_prefix_tokens: int  # start tokens in front of the text: 1 in CLIP
     causal: bool
+
+    @property
+    def description(self) -> Transformer | None:
+        """The same tower for text.py, which is faster with many prompts; None if it is no plain transformer."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from clipdg.core import Backbone, ClipBackbone, Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError
+from clipdg.text import Transformer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -179,6 +180,11 @@ class PlacedText:
         self._tower, self._dtype = tower, dtype
         self.width, self.context_length = tower.width, tower.context_length
         self.num_prefix_tokens, self.causal = tower.num_prefix_tokens, tower.causal
+
+    @property
+    def description(self) -> Transformer | None:
+        """The tower's own: it says where the weights lie, which are cast by now."""
+        return self._tower.description
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W) float32, without positions."""

@@ -13,7 +13,21 @@ ROOT = Path(clipdg.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = (
     ("errors", "core", "cache", "torchvision_guard"),
-    ("catalog", "records", "images", "weights", "patience", "rows", "sources", "prompts", "draws", "stored", "upkeep"),
+    (
+        "catalog",
+        "records",
+        "images",
+        "weights",
+        "patience",
+        "rows",
+        "sources",
+        "prompts",
+        "draws",
+        "stored",
+        "upkeep",
+        "packing",
+        "text",
+    ),
     ("backbones", "benchmarks", "methods"),
     ("data", "pairs", "placement", "config", "trainer", "contact", "statistics", "selection", "domainbed", "report"),
     ("classifier", "features"),

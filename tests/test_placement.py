@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_bf16_on_a_cpu_follows_its_own_flags() -> None:
 
 def test_a_device_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "cpu_has_bf16", lambda: False)
-    with pytest.raises(ConfigError, match=rf"bf16: {placement.cpu_name()} has no bf16 arithmetic.*use fp32"):
+    with pytest.raises(ConfigError, match=rf"bf16: {re.escape(placement.cpu_name())} has no bf16 arithmetic.*use fp32"):
         resolve("bf16", "cpu")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")

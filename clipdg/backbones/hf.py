@@ -38,9 +38,16 @@ from torch import Tensor, nn
 from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import preprocess
+from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, in preprocessor_config.json
+ACTIVATIONS: dict[str, Activation] = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "tanh_gelu",
+    "gelu_new": "tanh_gelu",
+}
 SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -241,6 +248,28 @@ class HfText:
         legacy = model.config.model_type == "clip" and config.eos_token_id == 2
         self.end_token = None if legacy or family.text != "causal" else int(config.eos_token_id)
 
+    @property
+    def description(self) -> Transformer | None:
+        """The same tower for text.py; None for the masked ones (BERT, RoBERTa), which normalise behind each layer."""
+        config = self._model.config.text_config
+        activation = ACTIVATIONS.get(config.hidden_act)
+        if self.kind == "masked" or activation is None:
+            return None
+        tower = self._model.text_model
+        pool: Pool = "last" if self.kind == "full" else "argmax" if self.end_token is None else "end"
+        return Transformer(
+            tower.embeddings.token_embedding.weight,
+            tower.embeddings.position_embedding.weight,
+            tuple(_block(layer) for layer in tower.encoder.layers),
+            Norm.of(tower.final_layer_norm),
+            Linear.of(tower.head if self.kind == "full" else self._model.text_projection),
+            int(config.num_attention_heads),
+            activation,
+            self.causal,
+            pool,
+            self.end_token,
+        )
+
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._embedding(tokens)
@@ -267,6 +296,15 @@ class HfText:
             hook.remove()
         features: Tensor = output.pooler_output
         return features
+
+
+def _block(layer: Any) -> Block:
+    """An encoder layer of CLIP's, MetaCLIP 2's and SigLIP's kind."""
+    attention, mlp = layer.self_attn, layer.mlp
+    query, key, value = (Linear.of(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+    norms = Norm.of(layer.layer_norm1), Norm.of(layer.layer_norm2)
+    inside = Linear.of(mlp.fc1), Linear.of(mlp.fc2)
+    return Block(norms[0], (query, key, value), Linear.of(attention.out_proj), norms[1], *inside)
 
 
 def load(model: str | None = None, weights: str | None = None) -> HfClip:

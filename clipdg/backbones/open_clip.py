@@ -45,6 +45,7 @@ from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.images import preprocess
+from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
 from clipdg.weights import first_line, frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 SCHEMAS = ("hf-hub:", "local-dir:")
@@ -52,6 +53,7 @@ CONFIG = "open_clip_config.json"
 # What a configuration from elsewhere may ask of a tokenizer; the rest would reach transformers' from_pretrained, which
 # runs a repository's own code if trust_remote_code is among it.
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language", "additional_special_tokens"}
+POOLS: dict[str, Pool] = {"argmax": "argmax", "eos": "end", "first": "first", "last": "last"}
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers beside the tensors in OpenAI's files
 
 
@@ -164,6 +166,31 @@ class NativeText:
         self.context_length = int(parts.context_length)
         self.causal = parts.attn_mask is not None
 
+    @property
+    def description(self) -> Transformer | None:
+        """The same tower for text.py; None where its blocks are open_clip's custom ones."""
+        parts = self._parts
+        blocks = [_block(b) for b in parts.transformer.resblocks]
+        activation = _activation(parts.transformer.resblocks[0])
+        described = tuple(b for b in blocks if b is not None)
+        if len(described) < len(blocks) or activation is None:
+            return None
+        project = parts.text_projection
+        if project is not None:
+            project = Linear.of(project) if isinstance(project, nn.Linear) else Linear(project.T)
+        return Transformer(
+            parts.token_embedding.weight,
+            parts.positional_embedding,
+            described,
+            Norm.of(parts.ln_final),
+            project,
+            int(parts.transformer.resblocks[0].attn.num_heads),
+            activation,
+            self.causal,
+            POOLS[self._pool],
+            self._end,
+        )
+
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._parts.token_embedding(tokens)
@@ -209,6 +236,10 @@ class ReplacedText:
         self.width = int(layer.weight.shape[1])  # type: ignore[index]  # an Embedding
         self.causal = getattr(parts, "attn_mask", None) is not None
 
+    @property
+    def description(self) -> None:
+        return None
+
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._layer(tokens)
@@ -224,6 +255,35 @@ class ReplacedText:
             hook.remove()
         features: Tensor = out[0] if isinstance(out, tuple) else out  # with output_tokens, each token's too
         return features
+
+
+def _block(block: Any) -> Block | None:
+    """A ResidualAttentionBlock; None for a block of another kind."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    if type(block) is not ResidualAttentionBlock:
+        return None
+    attention, mlp = block.attn, block.mlp
+    return Block(
+        Norm.of(block.ln_1),
+        Linear(attention.in_proj_weight, attention.in_proj_bias),
+        Linear.of(attention.out_proj),
+        Norm.of(block.ln_2),
+        Linear.of(mlp.c_fc),
+        Linear.of(mlp.c_proj),
+        None if isinstance(block.ls_1, nn.Identity) else (block.ls_1.gamma, block.ls_2.gamma),
+    )
+
+
+def _activation(block: Any) -> Activation | None:
+    from open_clip.transformer import QuickGELU
+
+    function = block.mlp.gelu
+    if isinstance(function, QuickGELU):
+        return "quick_gelu"
+    if isinstance(function, nn.GELU):
+        return "tanh_gelu" if function.approximate == "tanh" else "gelu"
+    return None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError
 from clipdg.images import preprocess
+from clipdg.text import Block, Linear, Norm, Transformer
 from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
 
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
@@ -156,6 +157,14 @@ class TransformerBlock(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
+    @property
+    def description(self) -> Block:
+        up, _, down = self.mlp
+        assert isinstance(up, nn.Linear)
+        assert isinstance(down, nn.Linear)
+        norms, qkv, out = (Norm.of(self.norm1), Norm.of(self.norm2)), Linear.of(self.qkv), Linear.of(self.out)
+        return Block(norms[0], qkv, out, norms[1], Linear.of(up), Linear.of(down))
+
     def forward(self, x: Tensor) -> Tensor:
         n, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
@@ -199,9 +208,26 @@ class Text(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.1)  # CLIP's 0.02 learns more slowly in so few steps
         self.positions = nn.Parameter(torch.randn(self.context_length, self.width) * 0.01)
         a = architecture
+        self.heads = a.heads
         self.blocks = nn.Sequential(*[TransformerBlock(self.width, a.heads, causal=True) for _ in range(a.text_layers)])
         self.norm = nn.LayerNorm(self.width)
         self.projection = nn.Linear(self.width, embed_dim, bias=False)
+
+    @property
+    def description(self) -> Transformer:
+        """The same tower for text.py."""
+        return Transformer(
+            self.tokens.weight,
+            self.positions,
+            tuple(block.description for block in self.blocks if isinstance(block, TransformerBlock)),
+            Norm.of(self.norm),
+            Linear.of(self.projection),
+            self.heads,
+            "gelu",
+            causal=True,
+            pool="end",
+            end_token=END,
+        )
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""

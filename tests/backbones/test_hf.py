@@ -33,6 +33,7 @@ from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.methods.coop import CoOp
 from clipdg.pretrain import PretrainConfig, pretrain
+from clipdg.text import Form, Prompts
 
 CORPUS = ["a photo of a red cat.", "two dogs beside the tree", "ein Foto, grün", "一只红色的猫", "一张狗的照片"] * 3
 CORPUS += [f"{c} {c.upper()}" for c in "abcdefghijklmnopqrstuvwxyz"]
@@ -312,6 +313,30 @@ def test_padding_reaches_only_siglip(folder: Path) -> None:
     (gradient,) = torch.autograd.grad(tower.encode(embeddings, tokens)[0].square().sum(), embeddings)
     seen = (gradient[0].abs().sum(dim=1) > 0).nonzero().flatten().tolist()
     assert seen == list(range(tokens.shape[1] if backbone.model.config.model_type == "siglip" else alone))
+
+
+@pytest.mark.parametrize("form", ["plain", "cut", "shared"])
+def test_each_form_of_its_text_tower_has_the_librarys_features_and_gradients(folder: Path, form: Form) -> None:
+    model, tokenizer = library(folder)
+    backbone = hf.load(str(folder))
+    tower = backbone.text_tower
+    assert (tower.description is None) == (model.config.model_type in ("altclip", "chinese_clip"))
+    texts = [*TEXTS, *(f"{text} cat" for text in TEXTS), *TEXTS]
+    tokens = backbone.tokenize(texts)
+    with torch.no_grad():
+        theirs = model.get_text_features(**batch_of(model, tokenizer, texts)).pooler_output
+        close(Prompts(tower, tokens, form=form).encode(), theirs)
+    where = torch.full(tokens.shape, -1)
+    where[:, tower.num_prefix_tokens] = 0
+    ours, own = (torch.full((1, tower.width), 0.3).requires_grad_() for _ in range(2))
+    found = Prompts(tower, tokens, where, form=form).encode(ours)
+    expected = tower.encode(torch.where((where >= 0)[:, :, None], own, tower.embed(tokens)), tokens)
+    close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    assert ours.grad is not None
+    assert own.grad is not None
+    close(ours.grad, own.grad)
 
 
 def test_coop_trains_on_every_text_tower(folder: Path) -> None:

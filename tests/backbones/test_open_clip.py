@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from tokenizers import models as kinds
 from tokenizers import pre_tokenizers, processors
 
+from clipdg import text
 from clipdg.backbones import open_clip
 from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
@@ -289,6 +290,40 @@ def test_a_replaced_embedding_is_what_the_library_makes_of_another_token(pair: t
         table.weight[other] = kept
         same(tower.encode(embeddings, swapped), answer)
         assert (answer - model.encode_text(tokens, normalize=False)).abs().max() > 1e-4 * answer.abs().max()
+
+
+DESCRIBED = {n for n in TOWERS if n not in ("small-clips", "small-xlmr", "small-mt5", "small-nllb", "small-coca")}
+
+
+@pytest.mark.parametrize("form", ["plain", "cut", "shared"])
+def test_each_form_of_its_text_tower_has_the_librarys_features_and_gradients(
+    pair: tuple[Any, open_clip.OpenClip], form: text.Form
+) -> None:
+    model, backbone = pair
+    tower = backbone.text_tower
+    assert (tower is not None and tower.description is not None) == (
+        backbone.name.removeprefix("open_clip:") in DESCRIBED
+    )
+    if tower is None:
+        return
+    texts = [
+        f"{a} {b} {c}" for a in ("a photo of", "two") for b in ("a", "very small") for c in ("cat", "dogs", "dog.")
+    ]
+    tokens = backbone.tokenize(texts * 3)
+    with torch.no_grad():
+        same(text.Prompts(tower, tokens, form=form).encode(), model.encode_text(tokens, normalize=False))
+    where = torch.full(tokens.shape, -1)
+    where[:, tower.num_prefix_tokens : tower.num_prefix_tokens + 2] = torch.arange(2)
+    ours, theirs = (torch.full((2, tower.width), 0.3).requires_grad_() for _ in range(2))
+    found = text.Prompts(tower, tokens, where, form=form).encode(ours)
+    embeddings = torch.where((where >= 0)[:, :, None], theirs[where.clamp(min=0)], tower.embed(tokens))
+    expected = tower.encode(embeddings, tokens)
+    same(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    same(ours.grad, theirs.grad)
 
 
 def test_a_causal_tower_passes_gradients_to_what_precedes_the_end_and_another_to_every_token_it_sees(
