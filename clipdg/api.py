@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdg import catalog, config
-from clipdg.core import Backbone, Benchmark, ClipBackbone
+from clipdg.core import Backbone, Benchmark, ClipBackbone, known_as
 from clipdg.errors import ConfigError
 from clipdg.prompts import class_directions
 from clipdg.runner import Session, open_backbone
@@ -62,6 +62,7 @@ def datamodule(
     from clipdg.data import DataModule
 
     benchmark = load_benchmark(name, root, **options)
+    target = known_as(benchmark, target) if target is not None else None
     shifts = [s for s in benchmark.shifts if target is None or target in s.targets]
     if len(shifts) != 1:
         targets = sorted({t for s in benchmark.shifts for t in s.targets})

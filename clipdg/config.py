@@ -30,10 +30,11 @@ NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods"
 
 @dataclass
 class BenchmarkConfig:
-    """``root``: a local folder in the place of the benchmark's own source."""
+    """``root``: a local folder in the place of the benchmark's own source. ``skip``: a list of images to leave out."""
 
     name: str = "miniatures"
     root: str | None = None
+    skip: str | None = None
 
 
 @dataclass

@@ -163,6 +163,12 @@ class Benchmark:
     citation: str = ""
     licence: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)  # repository, commit, … ; identity is by content
+    skipped: tuple[str, ...] = ()  # "domain/id" of images that a list left out
+
+
+def known_as(benchmark: Benchmark, name: str) -> str:
+    """The domain that others call ``name``; ``name`` itself if it is none's alias."""
+    return next((d.name for d in benchmark.domains.values() if name in d.aliases), name)
 
 
 def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:

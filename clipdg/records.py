@@ -12,7 +12,7 @@ A record is one JSON file ``DIR/<run_id>.json``:
                  where there is none
     weights      {backbone, tag, fingerprint, random, provenance}
     data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates,
-                 notes, citation, provenance}
+                 notes, citation, provenance, skipped}
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
     fit          only where a method found settings by itself: {c, converged, gradient, iterations, sweep, ...}
@@ -36,7 +36,7 @@ from clipdg.errors import RecordError, StorageError
 
 SCHEMA = 1
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
-NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "backbone.weights")
+NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "backbone.weights")
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, placement, records, trainer
+from clipdg import catalog, config, contact, data, placement, records, skipping, trainer
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift, known_as
 from clipdg.errors import ConfigError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
+from clipdg.rows.folder import unlooked
 from clipdg.trainer import Progress
 
 PROTOCOL = 1  # part of every run's identity; raised when the same settings would give another number
@@ -46,8 +47,7 @@ class Session:
     def benchmark(self, settings: Mapping[str, Any]) -> Benchmark:
         key = records.digest(["benchmark", settings])
         if key not in self._opened:
-            module = catalog.plugin("benchmarks", settings["name"])
-            self._opened[key] = module.build(config.plugin_config("benchmark", settings), settings["root"])
+            self._opened[key] = open_benchmark(settings)
         return self._opened[key]  # type: ignore[no-any-return]
 
     def backbone(self, settings: Mapping[str, Any]) -> Backbone:
@@ -63,6 +63,19 @@ class Session:
             found = records.digest([benchmark.classes, domains])
             self._fingerprints[id(benchmark)] = benchmark, found  # kept with it, so that no other gets its id
         return self._fingerprints[id(benchmark)][1]
+
+
+def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
+    """The benchmark of checked settings (config.BenchmarkConfig and its own), less the images on its skip list."""
+    module = catalog.plugin("benchmarks", settings["name"])
+    own = config.plugin_config("benchmark", settings)
+    if settings["skip"] is None:
+        return module.build(own, settings["root"])  # type: ignore[no-any-return]
+    file = Path(settings["skip"]).expanduser()
+    names = skipping.read(file)
+    with unlooked():  # what the list leaves out may be no image at all
+        benchmark: Benchmark = module.build(own, settings["root"])
+    return skipping.without(benchmark, names, str(file))
 
 
 def open_backbone(settings: Mapping[str, Any]) -> Backbone:
@@ -107,7 +120,7 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
 def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
     if name is None:
         return benchmark.shifts
-    chosen = tuple(s for s in benchmark.shifts if s.name == name)
+    chosen = tuple(s for s in benchmark.shifts if s.name in (name, known_as(benchmark, name)))
     if not chosen:
         names = [s.name for s in benchmark.shifts]
         raise ConfigError(
@@ -301,6 +314,7 @@ class _Run:
         weights = self.backbone.weights
         values = copy.deepcopy(self.values) | {"shift": self.shift.name}
         values["benchmark"].pop("root")
+        values["benchmark"].pop("skip")
         values["backbone"]["weights"] = weights.tag
         values.pop("workers")
         step = classifier.num_steps
@@ -342,6 +356,7 @@ class _Run:
                 "notes": list(self.benchmark.notes),
                 "citation": self.benchmark.citation,
                 "provenance": dict(self.benchmark.provenance),
+                "skipped": list(self.benchmark.skipped),
             },
             "versions": {"clipdg": version("clipdg"), "python": platform.python_version()}
             | {name: version(name) for name in VERSIONS},

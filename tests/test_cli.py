@@ -210,3 +210,40 @@ def test_an_interrupt_is_one_sentence_and_exit_130(call, monkeypatch: pytest.Mon
     code, shown, err = call("run", "backbone.weights=random:0")
     assert (code, shown) == (130, "")
     assert err == "clipdg: interrupted; what was finished is kept, run the same command again to go on\n"
+
+
+def test_data_check_names_all_that_is_wrong_and_its_list_mends_it(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from data import domain_sets
+
+    from clipdg.benchmarks import pacs
+
+    root = domain_sets.tree(tmp_path / "a folder", domain_sets.samples(pacs.PACS, 3))
+    for name in ("photo/dog/pic_001.png", "sketch/house/pic_002.png"):
+        (root / name).write_bytes(b"")
+    skip, manifest = tmp_path / "skip.txt", tmp_path / "pacs.csv"
+    check = ("data", "check", "pacs", f"root={root}")
+    code, shown, err = call(*check, "--skip-list", str(skip))
+    assert code == 3
+    assert "photo/dog/pic_001.png is empty: 0 bytes" in shown
+    assert "sketch/house/pic_002.png is empty: 0 bytes" in shown
+    assert err.splitlines()[-1] == "clipdg: pacs has problems: cannot be read: 2"
+    assert max(map(len, shown.splitlines())) <= 80
+    assert call(*check, "--manifest", str(manifest))[0] == 3
+    assert not manifest.exists()
+    code, shown, err = call(*check, f"skip={skip}", "--manifest", str(manifest))
+    assert (code, err.splitlines()[-1]) == (0, "82 images, nothing wrong")
+    assert "2 images were left out by a list" in shown
+    (root / "photo" / "dog" / "pic_002.png").unlink()
+    code, shown, _ = call(*check, f"skip={skip}", "--against", str(manifest))
+    assert code == 3
+    assert "photo/dog/pic_002.png is gone" in shown
+    out = tmp_path / "out"
+    settings = [f"benchmark.root={root}", f"benchmark.skip={skip}", "backbone.weights=random:0", "shift=S"]
+    code, _, err = call("run", "benchmark=pacs", *settings, "--out", str(out))
+    assert code == 0, err
+    [record] = out.glob("*.json")
+    content = json.loads(record.read_text())
+    assert content["shift"]["targets"] == ["sketch"]
+    assert content["data"]["skipped"] == ["photo/dog/pic_001.png", "sketch/house/pic_002.png"]
+    assert content["data"]["num_images"]["sketch"] == {"in": 16, "out": 4}
+    assert str(tmp_path) not in record.read_text()

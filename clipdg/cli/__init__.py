@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from clipdg import __version__
-from clipdg.cli import about, cache, classify, fetch, pretrain, reports, runs  # noqa: F401  # each adds its commands to app
+# Each adds its commands to app.
+from clipdg.cli import about, cache, classify, data, fetch, pretrain, reports, runs  # noqa: F401
 from clipdg.cli.console import INTERRUPTED, app, complain
 from clipdg.errors import ClipdgError
 

@@ -19,9 +19,9 @@ from clipdg.images import ENDINGS
 from clipdg.rows import arrow, folder, shards
 from clipdg.rows.folder import FolderTable
 from clipdg.rows.hub import Hub, open_hub
-from clipdg.rows.table import ArrayRows, Table, TableRows, fingerprint
+from clipdg.rows.table import ArrayRows, Table, TableRows, fingerprint, select
 
-__all__ = ["ArrayRows", "FolderTable", "Hub", "Table", "TableRows", "fingerprint", "open_table"]
+__all__ = ["ArrayRows", "FolderTable", "Hub", "Table", "TableRows", "fingerprint", "open_table", "select"]
 
 
 def open_table(root: str | Path | None, hub: Hub | None = None) -> Table:

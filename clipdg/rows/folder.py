@@ -14,6 +14,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +30,8 @@ from clipdg.rows.table import no_column
 NOT_READ = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga")
 _HEAD = 32  # bytes that tell an image's format
 _CHUNK = 256  # files a thread takes at a time
+
+_looks: ContextVar[bool] = ContextVar("looks", default=True)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,6 +78,26 @@ class FolderTable:
         except OSError as error:
             raise cannot_be_read(self.at(index), error) from error
 
+    def check_heads(self, indices: np.ndarray | None = None) -> None:
+        """Raises DataError naming the first file that is no image, and how many there are."""
+        chosen = range(len(self)) if indices is None else indices.tolist()
+        found = in_threads(self._refusal, chosen)
+        bad = [(index, reason) for index, reason in zip(chosen, found, strict=True) if reason is not None]
+        if bad:
+            index, reason = bad[0]
+            more = f" (and {len(bad) - 1} more such files in {self.root})" if len(bad) > 1 else ""
+            raise DataError(f"{self.at(index)} {reason}{more}")
+
+    def _refusal(self, index: int) -> str | None:
+        try:
+            handle = os.open(f"{self.root}{os.sep}{self.files[index]}", os.O_RDONLY)
+            try:
+                return images.not_an_image(os.read(handle, _HEAD))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+
     def digests(self, indices: np.ndarray | None = None) -> tuple[str, ...]:
         memory = Memory("digests", self.root)
 
@@ -94,7 +118,7 @@ class FolderTable:
 def open_folder(root: Path, below: Sequence[str] = ("",)) -> FolderTable:
     """The images below ``root``, or below some of its sub-folders, sorted by folder and then by file name.
 
-    Every file's first bytes are looked at, none is decoded.
+    Every file's first bytes are looked at, none is decoded; within ``unlooked``, not even these.
 
     Raises:
         DataError: a file that is no image, a name that is not UTF-8, a link in a circle; no image at all.
@@ -102,8 +126,25 @@ def open_folder(root: Path, below: Sequence[str] = ("",)) -> FolderTable:
     files = [f"{sub}/{name}".lstrip("/") for top in below for sub, name in sorted(_files(root / top, top, ()))]
     if not files:
         raise DataError(f"no image in {root}; read are {', '.join(images.ENDINGS)}")
-    _check_heads(root, files)
-    return FolderTable(root, files)
+    table = FolderTable(root, files)
+    if looks():
+        table.check_heads()
+    return table
+
+
+def looks() -> bool:
+    """Whether folders are looked into when they are opened."""
+    return _looks.get()
+
+
+@contextmanager
+def unlooked() -> Iterator[None]:
+    """Folders opened in here are not looked into: a list of what to leave out is still to come, or a full check."""
+    token = _looks.set(False)
+    try:
+        yield
+    finally:
+        _looks.reset(token)
 
 
 def open_listed(file: Path, path_column: str = "path") -> FolderTable:
@@ -136,8 +177,10 @@ def open_listed(file: Path, path_column: str = "path") -> FolderTable:
         seen[path] = line
     if not rows:
         raise DataError(f"{file} lists no image")
-    _check_heads(file.parent, list(seen))
-    return FolderTable(file.parent, list(seen), {name: [row[name] for row in rows] for name in names}, str(file))
+    table = FolderTable(file.parent, list(seen), {name: [row[name] for row in rows] for name in names}, str(file))
+    if looks():
+        table.check_heads()
+    return table
 
 
 def folders(path: Path) -> tuple[str, ...]:
@@ -199,24 +242,3 @@ def _files(path: Path, sub: str, above: tuple[str, ...]) -> Iterator[tuple[str, 
     for name in below:
         _check_name(path, name)
         yield from _files(path / name, f"{sub}/{name}" if sub else name, (*above, real))
-
-
-def _check_heads(root: Path, files: Sequence[str]) -> None:
-    """Raises DataError naming the first file that is no image, and how many there are."""
-    prefix = f"{root}{os.sep}"
-
-    def refusal(file: str) -> str | None:
-        try:
-            handle = os.open(prefix + file, os.O_RDONLY)
-            try:
-                return images.not_an_image(os.read(handle, _HEAD))
-            finally:
-                os.close(handle)
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-
-    bad = [(file, found) for file, found in zip(files, in_threads(refusal, files), strict=True) if found is not None]
-    if bad:
-        file, reason = bad[0]
-        more = f" (and {len(bad) - 1} more such files in {root})" if len(bad) > 1 else ""
-        raise DataError(f"{prefix}{file} {reason}{more}")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clipdg import catalog, images, records
-from clipdg.core import Domain
+from clipdg.core import Domain, Rows
 from clipdg.errors import DataError
 
 
@@ -135,6 +135,35 @@ class TableRows:
         if not self.border:
             return tuple(stored)
         return tuple(hashlib.sha256(f"border {self.border} {digest}".encode()).hexdigest() for digest in stored)
+
+
+def select(rows: Rows, kept: np.ndarray) -> Rows:
+    """Some rows, in the order of their indices ``kept``."""
+    ids = [rows.ids[i] for i in kept.tolist()]
+    if isinstance(rows, ArrayRows):
+        return ArrayRows(rows.array[kept], rows.labels[kept], ids)
+    if isinstance(rows, TableRows):
+        return TableRows(rows.table, rows.indices[kept], rows.labels[kept], ids, border=rows.border)
+    return _Chosen(rows, kept, ids)
+
+
+class _Chosen:
+    """Some of the rows that a plug-in makes itself."""
+
+    def __init__(self, rows: Rows, kept: np.ndarray, ids: Sequence[str]) -> None:
+        self.rows, self.kept = rows, kept
+        self.labels = rows.labels[kept]
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def image(self, index: int) -> Image.Image:
+        return self.rows.image(int(self.kept[index]))
+
+    def digests(self) -> tuple[str, ...]:
+        found = self.rows.digests()
+        return tuple(found[i] for i in self.kept.tolist())
 
 
 def fingerprint(domain: Domain, classes: Sequence[str]) -> str:
