@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from clipdg import __version__
+
 # Each adds its commands to app.
 from clipdg.cli import about, cache, classify, data, fetch, pretrain, reports, runs  # noqa: F401
 from clipdg.cli.console import INTERRUPTED, app, complain
