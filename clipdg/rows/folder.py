@@ -49,6 +49,7 @@ class FolderTable:
         self.root, self.where = root, where or str(root)
         self.files = tuple(files)
         self._listed = dict(listed or {})
+        self._memory = Memory("digests", root)
         self.columns = ("path", *(name for name in self._listed if name != "path"))
         self.provenance: Mapping[str, object] = {}
 
@@ -99,19 +100,20 @@ class FolderTable:
             return f"cannot be read: {error.strerror or error}"
 
     def digests(self, indices: np.ndarray | None = None) -> tuple[str, ...]:
-        memory = Memory("digests", self.root)
+        prefix, recall = f"{self.root}{os.sep}", self._memory.recall
 
         def of(index: int) -> tuple[State, str]:
+            file = self.files[index]
             try:
-                now = state(self.root / self.files[index])
+                now = state(prefix + file)
             except OSError as error:
                 raise cannot_be_read(self.at(index), error) from error
-            known = memory.recall(self.files[index], now)
+            known = recall(file, now)
             return now, known if isinstance(known, str) else hashlib.sha256(self.read(index)).hexdigest()
 
         chosen = range(len(self)) if indices is None else indices.tolist()
         found = in_threads(of, chosen)
-        memory.keep({self.files[i]: one for i, one in zip(chosen, found, strict=True)})
+        self._memory.keep({self.files[i]: one for i, one in zip(chosen, found, strict=True)})
         return tuple(digest for _, digest in found)
 
 

@@ -54,8 +54,9 @@ class Memory:
 
     def keep(self, found: Mapping[str, tuple[State, Any]]) -> None:
         """Remember those whose files are old enough, beside what was known."""
-        fresh = {name: [state, value] for name, (state, value) in found.items() if is_settled(state)}
-        if all(self._known.get(name) == value for name, value in fresh.items()):
+        new = {n: [state, value] for n, (state, value) in found.items() if self._known.get(n) != [state, value]}
+        fresh = {name: entry for name, entry in new.items() if is_settled(entry[0])}
+        if not fresh:
             return
         self._known.update(fresh)
         content = {"known": self._known, "digest": records.digest(self._known)}
