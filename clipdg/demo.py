@@ -15,14 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from clipdg import config
 from clipdg import sweep as sweep_
 from clipdg.trainer import Progress
 
 RUNS = Path(__file__).with_name("demo.yaml")
 
 
-def run(out: Path, progress: Progress, on_start: Callable[[int, int, config.Resolved], None]) -> sweep_.Outcome:
+def run(out: Path, progress: Progress, on_step: Callable[[sweep_.Step], None]) -> sweep_.Outcome:
     """Pre-train, run all of demo.yaml, keep weights and records in ``out``."""
     import torch
 
@@ -36,7 +35,7 @@ def run(out: Path, progress: Progress, on_start: Callable[[int, int, config.Reso
             over_clip = [r for r in planned if r.values["backbone"]["weights"] is None]
             for resolved in over_clip:
                 resolved.values["backbone"]["weights"] = str(weights)
-            outcome = sweep_.execute(over_clip, out, progress, on_start)
+            outcome = sweep_.execute(over_clip, out, progress, on_step)
             if not resnets.done():
                 progress("waiting for the ResNets", 0, 1)
             other = resnets.result()

@@ -51,3 +51,9 @@ class NetworkError(ClipdgError):
     """Something that is not here and cannot be downloaded now."""
 
     exit_code = 8
+
+
+class OutOfMemoryError(ClipdgError):
+    """More memory than the device or the machine has."""
+
+    exit_code = 9

@@ -22,10 +22,13 @@ A record is one JSON file ``DIR/<run_id>.json``:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from typing import Any
 from clipdg.errors import RecordError, StorageError
 
 SCHEMA = 1
+MAX_BYTES = 2**30
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
 NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "backbone.weights")
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
@@ -60,13 +64,14 @@ def publish(path: Path, content: bytes | Iterable[bytes], *, replace: bool = Tru
     """Write ``content``, whole or in pieces, under ``path`` whole or not at all; True if it is ours that stands there.
 
     A temporary file in the same folder is written and synced, then renamed (``replace``) or linked, in which case the
-    first writer wins. Raises StorageError if the place cannot be written or the disk is full.
+    first writer wins; then the folder is synced. Raises StorageError if the place cannot be written, or naming what is
+    needed and what is free if the disk is full.
     """
     pieces = [content] if isinstance(content, bytes) else content
     num_bytes = 0
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with open(temporary, "xb") as file:
             for piece in pieces:
                 num_bytes += len(piece)
@@ -80,16 +85,36 @@ def publish(path: Path, content: bytes | Iterable[bytes], *, replace: bool = Tru
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
         return True
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({num_bytes:,} bytes): {error.strerror or error}") from error
+        raise StorageError(f"cannot write {path}: {_why(error, path, num_bytes)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """With its parents, each synced into the one above it."""
+    missing = [p for p in (folder, *folder.parents) if not p.is_dir()]
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _sync_folder(new.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _why(error: OSError, path: Path, needed: int) -> str:
+    reason = error.strerror or str(error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return reason
+    there = next(p for p in path.absolute().parents if p.is_dir())
+    return f"{reason}; {needed:,} bytes are needed and {shutil.disk_usage(there).free:,} are free"
 
 
 @dataclass(frozen=True)
@@ -130,9 +155,11 @@ class Record:
 def read(path: Path) -> Record:
     """The record in a file. Raises RecordError if it is cut, altered, of another schema or of another run."""
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = json.loads(_content(path), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise RecordError(f"{path} is not a record: it is nested too deeply") from error
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} is not a record: {error}") from error
+        raise RecordError(f"{path} is not a record: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise RecordError(f"{path} is not a record of schema {SCHEMA}")
     sealed = content.pop("digest", None)
@@ -145,11 +172,44 @@ def read(path: Path) -> Record:
         raise RecordError(f"{path} holds run {content['run_id']}: a record's file carries its run id")
     if content["status"] != "done":
         raise RecordError(f"{path} has status {content['status']}")
-    for e in content["evaluations"]:
-        for name, value in e["metrics"].items():
-            if value is not None and (not math.isfinite(value) or (name != "nll" and not 0 <= value <= 1)):
-                raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not a fraction")
+    try:
+        for e in content["evaluations"]:
+            for name, value in e["metrics"].items():
+                if value is not None and (not math.isfinite(value) or (name != "nll" and not 0 <= value <= 1)):
+                    raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not a fraction")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise RecordError(f"{path} is not a record: its evaluations are not those of one") from error
     return Record(content)
+
+
+def predictions(record: Record, folder: Path) -> bytes | None:
+    """The Parquet file of per-sample predictions beside a record in ``folder``; None if the run kept none.
+
+    Raises RecordError if it is missing or not the one that the record was published with.
+    """
+    stored = record.content["predictions"]
+    if stored is None:
+        return None
+    path = folder / Path(stored["file"]).name
+    try:
+        content = _content(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if hash_bytes(content) != stored["digest"]:
+        raise RecordError(f"{path} is not what run {record.run_id} wrote: its digest does not match")
+    return content
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError, and ValueError for what could block or fill the memory."""
+    # O_NONBLOCK: to open a FIFO would wait for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("not a regular file")
+        if found.st_size > MAX_BYTES:
+            raise ValueError(f"{found.st_size:,} bytes are more than any record has")
+        return file.read()
 
 
 def read_all(folders: Iterable[Path]) -> tuple[list[Record], list[RecordError]]:

@@ -7,10 +7,13 @@ is read before the fit is over.
 from __future__ import annotations
 
 import copy
+import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from clipdg import catalog, config, contact, data, placement, records, skipping, trainer
 from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift, known_as
-from clipdg.errors import ConfigError, RecordError
+from clipdg.errors import ConfigError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
 from clipdg.rows.folder import unlooked
@@ -95,6 +98,68 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
     Raises ClipdgError for a mistake of the user's; nothing is left half-written.
     """
     session = session or Session()
+    found = []
+    for one in _runs(resolved, session):
+        record = one.stored(out) if out else None
+        if record is None:
+            with _memory():
+                record = one.make(out)
+        found.append(record)
+    return found
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Out of memory, on any device, as a ClipdgError that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of a CPU, torch has no exception of its own.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not known:
+            raise
+        raise OutOfMemoryError(
+            "out of memory; lower method.batch_size if the method has one, or set backbone.precision=bf16 "
+            f"({str(error).splitlines()[0]:.200})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is called: ``earlier`` is the id it had before ids told what follows the seed."""
+
+    shift: str
+    run_id: str
+    earlier: str
+    seeded: tuple[str, ...]
+
+    def among(self, known: Mapping[str, records.Record]) -> records.Record | None:
+        """This run's record among records by run id."""
+        record = known.get(self.run_id)
+        if record is None and self.earlier in known and known[self.earlier].content["seeded"] == list(self.seeded):
+            record = known[self.earlier]
+        return record
+
+
+def identify(resolved: config.Resolved, session: Session) -> list[Identity]:
+    """The runs of a configuration, one for each shift.
+
+    Raises what ``run`` would raise before it fits anything.
+    """
+    return [one.identity for one in _runs(resolved, session)]
+
+
+def encode(resolved: config.Resolved, session: Session) -> None:
+    """Bring the features of all domains into the store, if the configuration goes over features."""
+    if catalog.plugin("methods", resolved.values["method"]["name"]).TRAINS == "everything":
+        return
+    backbone = session.backbone(resolved.values["backbone"])
+    for domain in session.benchmark(resolved.values["benchmark"]).domains.values():
+        session.store.encode(backbone, domain, session.progress, workers=resolved.values["workers"])
+
+
+def _runs(resolved: config.Resolved, session: Session) -> list[_Run]:
+    """One for each shift, with all that is wrong with their settings found."""
     values = resolved.values
     method = catalog.plugin("methods", values["method"]["name"])
     benchmark = session.benchmark(values["benchmark"])
@@ -107,14 +172,7 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
             f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
             "use linear_probe or erm with it, or a CLIP backbone"
         )
-    found = []
-    for shift in shifts:
-        one = _Run(resolved, method, benchmark, backbone, shift, session)
-        record = one.stored(out) if out else None
-        if record is None:
-            record = one.make(out)
-        found.append(record)
-    return found
+    return [_Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
 
 
 def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
@@ -146,32 +204,48 @@ class _Run:
         self.session = session
         self._refitted = False  # validation images were fitted on in the end
         self.seed: int = resolved.values["seed"]
-        self.splits = {
-            name: data.splits(domain, index, self.seed, resolved.values["holdout"])
-            for index, (name, domain) in enumerate(benchmark.domains.items())
-        }
         self.data_fingerprint = session.data_fingerprint(benchmark)
-        templates = None if self.values["method"].get("templates") else benchmark.templates
-        self.run_id = records.digest(
-            {
-                "protocol": PROTOCOL,
-                "config": resolved.identity() | {"shift": shift.name},
-                "weights": backbone.weights.fingerprint,
-                "data": self.data_fingerprint,
-                "templates": templates,
-            }
-        )[:16]
+        self.identity = Identity(shift.name, self._id(resolved.seeded), self._id(("seed",)), resolved.seeded)
+        self.run_id = self.identity.run_id
+
+    def _id(self, seeded: tuple[str, ...]) -> str:
+        """Of all that can change the numbers, and of what follows the seed, which says what a mean may be over.
+
+        Weights ``random:0`` and ``random:${seed}`` are the same at seed 0, but stand in rows of their own.
+        """
+        story = {
+            "protocol": PROTOCOL,
+            "config": self.resolved.identity() | {"shift": self.shift.name},
+            "weights": self.backbone.weights.fingerprint,
+            "data": self.data_fingerprint,
+            "templates": None if self.values["method"].get("templates") else self.benchmark.templates,
+        }
+        return records.digest(story if len(seeded) == 1 else story | {"seeded": seeded})[:16]
+
+    @cached_property
+    def splits(self) -> dict[str, dict[str, np.ndarray]]:
+        """Row indices by domain and split."""
+        return {
+            name: data.splits(domain, index, self.seed, self.values["holdout"])
+            for index, (name, domain) in enumerate(self.benchmark.domains.items())
+        }
 
     def stored(self, out: Path) -> records.Record | None:
-        """The record of this run in ``out``; one that cannot be trusted is put aside under another name."""
-        path = out / f"{self.run_id}.json"
-        if not path.exists():
-            return None
-        try:
-            return records.read(path)
-        except RecordError:
-            path.rename(path.with_suffix(".json.corrupt"))
-            return None
+        """The record of this run in ``out``; one that cannot be trusted is put aside under another name.
+
+        A record that was written before ids told what follows the seed has the id of a run in which nothing does.
+        """
+        found: dict[str, records.Record] = {}
+        for run_id in (self.run_id, self.identity.earlier):
+            path = out / f"{run_id}.json"
+            if not os.path.lexists(path):
+                continue
+            try:
+                found[run_id] = records.read(path)
+            except RecordError:
+                with suppress(FileNotFoundError):  # another process was faster
+                    path.rename(path.with_suffix(".json.corrupt"))
+        return self.identity.among(found)
 
     def make(self, out: Path | None) -> records.Record:
         started = time.perf_counter()
@@ -294,14 +368,15 @@ class _Run:
         self, classifier: Classifier, fit_rows: dict[str, np.ndarray], timing: dict[str, Any], out: Path | None
     ) -> records.Record:
         predictions = self._predictions(classifier)
-        stored = {"file": f"{self.run_id}.parquet", "digest": records.hash_bytes(predictions)} if out else None
+        file = _publish_once(out, self.run_id, predictions) if out else None
+        stored = {"file": file, "digest": records.hash_bytes(predictions)} if file else None
         record = records.Record(self._content(classifier, fit_rows, timing, stored))
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
             if not sheet.exists():
                 records.publish(sheet, contact.sheet(self.benchmark))
-            records.publish(out / f"{self.run_id}.parquet", predictions)
-            record.publish(out)
+            if not record.publish(out) and (first := self.stored(out)) is not None:
+                return first  # another process was faster
         return record
 
     def _content(
@@ -317,6 +392,8 @@ class _Run:
         values["benchmark"].pop("skip")
         values["backbone"]["weights"] = weights.tag
         values.pop("workers")
+        if values["hparams_seed"] is None:
+            values.pop("hparams_seed")
         step = classifier.num_steps
         evaluations = [
             {"domain": domain, "split": split, "step": step, "num_images": self._num_images(domain, split),
@@ -400,6 +477,17 @@ class _Run:
             pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd"
         )
         return bytes(sink.getvalue())
+
+
+def _publish_once(out: Path, run_id: str, content: bytes) -> str:
+    """The name under ``out`` of a file with this content, which no other process replaces: a record will name it."""
+    path = out / f"{run_id}.parquet"
+    if records.publish(path, content, replace=False) or path.read_bytes() == content:
+        return path.name
+    # Another version's, or what an interrupted copy left.
+    path = out / f"{run_id}-{records.hash_bytes(content)[:8]}.parquet"
+    records.publish(path, content)
+    return path.name
 
 
 def _trainable(method: nn.Module, backbone: Any) -> int:

@@ -18,6 +18,7 @@ from clipdg import __version__
 from clipdg.cli import about, cache, classify, data, fetch, pretrain, reports, runs  # noqa: F401
 from clipdg.cli.console import INTERRUPTED, app, complain
 from clipdg.errors import ClipdgError
+from clipdg.interruption import EXIT_CODE, Stopped
 
 
 def main() -> None:
@@ -30,6 +31,8 @@ def main() -> None:
         code = complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         code = complain(INTERRUPTED, 130)
+    except Stopped as stopped:
+        code = complain(f"stopped by {stopped}; {INTERRUPTED.partition('; ')[2]}", EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

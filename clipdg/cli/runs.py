@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipdg.cli.console import Out, Overrides, Progress, app, check_folder, duration, say, split
 from clipdg.cli.reports import write_report
 from clipdg.errors import RecordError
+from clipdg.interruption import stoppable
 
 if TYPE_CHECKING:
     from clipdg.records import Record
+    from clipdg.sweep import Outcome, Step, Survey
+
+MOST_TOLD = 20  # failures
+LAST_LINES = 5  # of each
 
 
 @app.command()
@@ -28,16 +34,10 @@ def demo(out: Out = Path("results/demo")) -> None:
     started = time.monotonic()
     say("A small CLIP is pre-trained on drawn images with captions, then compared with supervised ResNets.")
     with Progress() as progress:
-        outcome = demo_.run(out, progress, lambda n, total, r: say(f"run {n + 1} of {total}: {_name(r)}"))
-    if outcome.failed:
-        raise outcome.failed[0][1]
+        outcome = demo_.run(out, progress, _say_run)
+    _raise_failures(outcome, out)
     path = write_report([out], out / "report")
     say(f"{duration(time.monotonic() - started)} in all. Open {path} in a browser.")
-
-
-def _name(resolved: Any) -> str:
-    values = resolved.values
-    return f"{values['label'] or values['method']['name']}, seed {values['seed']}"
 
 
 @app.command()
@@ -58,7 +58,7 @@ def run(
     from clipdg.runner import Session
     from clipdg.runner import run as run_
 
-    with Progress() as progress:
+    with Progress() as progress, stoppable():
         records = run_(resolved, out, Session(progress=progress))
     _print_records(records)
     if out is not None:
@@ -73,25 +73,90 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", show_default=False)] = None,
     out: Out = Path("results/sweep"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
+    engine: Annotated[str, typer.Option("--engine", help="local, ray or slurm.")] = "local",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is to do and stop.")] = False,
 ) -> None:
-    """Every run of a sweep file that has no record yet."""
+    """Every run of a sweep file that has no record yet.
+
+    Features that runs share are encoded first. What fails is told at the end and stops no other run.
+    """
     from clipdg import sweep as sweep_
 
     planned = sweep_.plan(file, overrides or [])
-    if dry_run:
-        for resolved in planned:
-            print(_name(resolved))
-        print(f"{len(planned)} configurations")
-        return
-    check_folder(out)
-    with Progress() as progress:
-        outcome = sweep_.execute(planned, out, progress, lambda n, t, r: say(f"run {n + 1} of {t}: {_name(r)}"))
-    for resolved, error in outcome.failed:
-        say(f"failed: {_name(resolved)}: {error}")
+    if not dry_run:
+        check_folder(out)
+    from clipdg import engines
+    from clipdg.runner import Session
+
+    with Progress() as progress, stoppable():
+        session = Session(progress=progress)
+        chosen = engines.choose(engine, jobs, session)
+        surveyed = sweep_.survey(planned, out, session)
+        for problem in surveyed.corrupt:
+            say(f"clipdg: not counted: {problem}")
+        if dry_run:
+            _print_survey(surveyed, jobs)
+            return
+        say(f"{surveyed.total:,} runs: {len(surveyed.done):,} done before, {len(surveyed.tasks):,} to do")
+        on_step = _say_run if engine == "local" and jobs == 1 else _Steps(progress)
+        outcome = sweep_.complete(surveyed, out, chosen, on_step)
+    _raise_failures(outcome, out)
+    say(f"{outcome.done:,} runs are done; now: clipdg report {out} --out {out}/report")
+
+
+def _say_run(step: Step) -> None:
+    """With one run at a time: what begins. Its stages have the progress bar."""
+    if step.begins:
+        left = f" (about {duration(step.left)} left)" if step.left is not None else ""
+        say(f"run {step.done + step.failed + 1:,} of {step.total:,}: {step.name}{left}")
+
+
+class _Steps:
+    """With several at a time: how many have ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def __call__(self, step: Step) -> None:
+        failed = f", {step.failed:,} failed" if step.failed else ""
+        self.progress(f"runs{failed}", step.done + step.failed, step.total)
+
+
+def _raise_failures(outcome: Outcome, out: Path) -> None:
+    """Tell each failure with the last lines of it. Raises RecordError if there are any."""
+    for failure in outcome.failed[:MOST_TOLD]:
+        say(f"{failure.ended.state}: {failure.name}: {failure.ended.message}")
+        for line in failure.ended.lines[-LAST_LINES:]:
+            say(f"    {line}")
+    if len(outcome.failed) > MOST_TOLD:
+        say(f"... and {len(outcome.failed) - MOST_TOLD:,} more; {out}/.runs/*.status has all")
     if outcome.failed:
-        raise RecordError(f"{len(outcome.failed)} of {len(planned)} configurations failed; {outcome.done} are in {out}")
-    say(f"{outcome.done} configurations done; now: clipdg report {out} --out {out}/report")
+        total = outcome.done + len(outcome.failed)
+        raise RecordError(
+            f"{len(outcome.failed):,} of {total:,} runs have no record; {outcome.done:,} are in {out}. "
+            "Run the same command again for the rest"
+        )
+
+
+def _print_survey(surveyed: Survey, jobs: int) -> None:
+    from clipdg.sweep import cost
+
+    counts = Counter(task.values["label"] or task.values["method"]["name"] for task in surveyed.tasks)
+    for label, count in counts.items():
+        print(f"{count:>7,}  {label}")
+    for failure in surveyed.failed:
+        print(f"cannot run: {failure.name}: {failure.ended.message}")
+    print(f"{surveyed.total:,} runs: {len(surveyed.done):,} done, {len(surveyed.tasks):,} to do")
+    if not surveyed.tasks:
+        return
+    estimate = cost(surveyed)
+    if estimate.known:
+        each = f" in one process, {duration(estimate.seconds / jobs)} in {jobs}" if jobs > 1 else ""
+        print(f"about {duration(estimate.seconds)}{each} for {estimate.known:,} of them, by the records that are there")
+    if estimate.unknown:
+        print(f"time not known for {estimate.unknown:,}: no record yet of such a benchmark, backbone and method")
+    print("Not counted: encoding images, which happens once, and starting up.")
 
 
 def _print_records(records: list[Record]) -> None:

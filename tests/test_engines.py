@@ -1,0 +1,140 @@
+"""What engines promise: every task comes back, with how it ended; one that dies takes no other with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipdg import config, engines, records, states, sweep
+from clipdg.engines import Engine
+from clipdg.engines.local import Local
+from clipdg.errors import ConfigError, StorageError
+from clipdg.runner import Session
+
+MINE = "plugins_of_a_user"  # beside this file, which pytest puts on the path
+
+
+def settings(**method: Any) -> config.Resolved:
+    mine = f"mine.{MINE}"
+    base = {"benchmark": mine, "backbone": {"name": "tiny", "weights": "random:0"}, "shift": "dark"}
+    return config.load(values=base | {"method": {"name": mine, **method}, "label": method.get("how", "well")})
+
+
+@pytest.fixture(autouse=True)
+def _importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a package, since a plug-in of the user's own has a dot in its path; workers get the path of their parent."""
+    package = tmp_path / "path" / "mine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / f"{MINE}.py").write_text((Path(__file__).parent / f"{MINE}.py").read_text())
+    monkeypatch.syspath_prepend(str(package.parent))
+
+
+def complete(planned: list[config.Resolved], out: Path, engine: Engine | None = None) -> sweep.Outcome:
+    session = Session()
+    return sweep.complete(sweep.survey(planned, out, session), out, engine or Local(1, session))
+
+
+def endings(outcome: sweep.Outcome) -> dict[str, tuple[str, str]]:
+    return {f.name.partition(",")[0]: (f.ended.state, f.ended.message) for f in outcome.failed}
+
+
+def test_each_way_to_fail_has_its_state_and_the_other_runs_go_on(tmp_path: Path) -> None:
+    planned = [settings(how=how) for how in ("bug", "oom", "diverged", "refused", "well")]
+    outcome = complete(planned, tmp_path / "out")
+    found = endings(outcome)
+    assert outcome.done == 1
+    assert found["bug"] == ("failed", "RuntimeError: a bug of the method")
+    assert found["oom"][0] == "oom"
+    assert "out of memory" in found["oom"][1]
+    assert found["diverged"] == ("diverged", "the loss is nan at step 3")
+    assert found["refused"] == ("refused", "weights.pt could run code")
+    kept = {json.loads(f.read_bytes())["name"]: f.stem for f in (tmp_path / "out" / ".runs").glob("*.status")}
+    assert len(kept) == 4
+    bug = states.status(tmp_path / "out", kept["bug, seed 0"])
+    assert bug is not None
+    assert (bug.status, bug.attempts) == ("failed", 3)  # what no setting explains is tried again
+    assert any("in _fail" in line for line in bug.lines)
+    assert records.read_all([tmp_path / "out"])[1] == []  # reports see records only
+
+
+def test_what_failed_once_is_done_by_another_attempt(tmp_path: Path) -> None:
+    outcome = complete([settings(how="bug", once=str(tmp_path / "once"))], tmp_path / "out")
+    assert (outcome.done, outcome.failed) == (1, [])
+    assert list((tmp_path / "out" / ".runs").glob("*")) == []
+
+
+def test_a_worker_that_dies_takes_only_its_task_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "ATTEMPTS", 1)
+    others = [settings(scale=s) for s in (1.0, 2.0, 3.0)]
+    outcome = complete([settings(how="killed"), *others], tmp_path / "workers", Local(2))
+    [failure] = outcome.failed
+    assert outcome.done == 3
+    assert failure.ended.state == "killed"
+    assert "ended by SIGKILL" in failure.ended.message
+    assert failure.ended.lines == ("the last words",)
+    complete(others, tmp_path / "here")
+    assert comparable(tmp_path / "workers") == comparable(tmp_path / "here")
+
+
+def comparable(out: Path) -> dict[str, tuple[object, object]]:
+    """What must be the same for the same runs: evaluations and predictions, by run."""
+    found, errors = records.read_all([out])
+    assert errors == []
+    return {r.run_id: (r.evaluations, records.predictions(r, out)) for r in found}
+
+
+def test_a_finished_sweep_with_more_runs_performs_only_what_is_new(tmp_path: Path) -> None:
+    class Counting(Local):
+        performed: list[str]
+
+        def perform(self, tasks: Any, on_start: Any = None) -> Any:
+            self.performed += [t.run_id for t in tasks if t.run_id]
+            return super().perform(tasks, on_start)
+
+    engine = Counting()
+    engine.performed = []
+    assert complete([settings(scale=1.0)], tmp_path, engine).done == 1
+    assert complete([settings(scale=1.0), settings(scale=2.0)], tmp_path, engine).done == 2
+    assert len(engine.performed) == len(set(engine.performed)) == 2
+
+
+def test_runs_that_share_features_share_one_pass_done_first(tmp_path: Path) -> None:
+    session = Session()
+    order = []
+
+    class Watching(Local):
+        def perform(self, tasks: Any, on_start: Any = None) -> Any:
+            order.append(([t.run_id is None for t in tasks], session.store.num_encoded))
+            return super().perform(tasks, on_start)
+
+    surveyed = sweep.survey([settings(scale=s) for s in (1.0, 2.0)], tmp_path, session)
+    sweep.complete(surveyed, tmp_path, Watching(1, session))
+    assert order == [([True], 0), ([False, False], 72)]
+    assert session.store.num_encoded == 72
+
+
+def test_a_full_disk_ends_the_sweep_naming_what_is_needed_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session()
+    surveyed = sweep.survey([settings(scale=s) for s in (1.0, 2.0)], tmp_path, session)
+    free = type("Usage", (), {"free": 99_999})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    with pytest.raises(StorageError, match=r"2 runs need about 100,000 bytes in .* 99,999 are free"):
+        sweep.complete(surveyed, tmp_path, Local(1, session))
+
+
+def test_the_cost_of_what_is_to_do_comes_from_like_runs(tmp_path: Path) -> None:
+    complete([settings(scale=1.0)], tmp_path)
+    [record] = records.read_all([tmp_path])[0]
+    other = config.load(values=settings().values | {"method": {"name": "linear_probe"}})
+    planned = [settings(scale=s) for s in (1.0, 2.0, 3.0)] + [other]
+    found = sweep.cost(sweep.survey(planned, tmp_path, Session()))
+    assert found == sweep.Cost(pytest.approx(2 * record.content["timing"]["seconds"]), known=2, unknown=1)
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'slurm'"):
+        engines.choose("slrum", 1)
