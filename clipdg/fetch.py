@@ -1,4 +1,4 @@
-"""Fetch a backbone once, with a network, so that later runs need none.
+"""Fetch a backbone or a benchmark once, with a network, so that later runs need none.
 
 Downloads go through the libraries' own clients into their own caches (huggingface_hub for timm, open_clip and
 transformers; torch.hub for what timm keeps elsewhere), which publish a file whole or not at all; so where this module
@@ -14,6 +14,8 @@ from typing import Any
 from clipdg import catalog
 from clipdg.errors import ConfigError
 from clipdg.patience import Patience, Say, at, hub_cache, is_offline
+from clipdg.rows import open_table
+from clipdg.sources import Source
 from clipdg.weights import seed_of
 
 # What transformers reads of a repository beside its weights: configuration, tokenizer, processor.
@@ -43,6 +45,24 @@ def fetch_backbone(spec: str, weights: str | None = None, say: Say | None = None
     elif family != "tiny":
         raise ConfigError(f"{spec} is a plug-in of your own; fetch knows what tiny, timm, open_clip and hf need")
     return sorted(found)
+
+
+def sources(name: str) -> tuple[Source, ...]:
+    """What a benchmark consists of; empty if it needs no download."""
+    return tuple(getattr(catalog.plugin("benchmarks", name), "SOURCES", ()))
+
+
+def fetch_source(source: Source, say: Say | None = None) -> None:
+    """Download a source's parts on the hub, if it has any, and open them as a run will.
+
+    Raises ConfigError if its terms are not accepted, NetworkError if it cannot be reached.
+    """
+    for hub in source.hubs:
+        if say:
+            say(f"{hub}: downloading what is not here")
+        table = open_table(None, hub)
+        if say:
+            say(f"{hub}: {len(table):,} rows")
 
 
 def _timm(module: Any, hub: _Hub, model: str, weights: str | None) -> set[Path]:

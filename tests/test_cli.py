@@ -201,7 +201,11 @@ def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: i
 
 def test_fetch_needs_a_network_or_the_cache(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     assert call("fetch", "backbone", "tiny")[0] == 0
-    assert call("fetch", "benchmark", "pacs")[0] == 2
+    assert call("fetch", "backbon", "tiny")[0] == 2
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = call("fetch", "benchmark", "pacs")
+    assert code == 8
+    assert "flwrlabs/pacs" in err.splitlines()[-1]
 
 
 def test_an_interrupt_is_one_sentence_and_exit_130(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -49,7 +49,7 @@ def read(root: str | Path | None) -> tuple[Digits, dict[str, object], tuple[str,
             local = replace(hub, config=None, data_files=(f"**/{split}*.parquet",))
             table = open_table(root, hub if root is None else local)
             parts[split] = _from_table(table)
-            origin = dict(table.provenance) or "local"
+            origin = {key: table.provenance[key] for key in ("repository", "revision") if table.provenance} or "local"
     remarks = tuple(
         f"MNIST's {split} part has {len(part.labels):,} images, expected are {EXPECTED[split]:,}."
         for split, part in parts.items()

@@ -40,6 +40,7 @@ OFFICE_HOME = DomainSet(
         hubs=(
             Hub(
                 "flwrlabs/office-home", "d430d44779e929b335be368ab3456484e5de36bb", split="train",
+                data_files=tuple(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
             ),
         ),
         terms="Office-Home has a fair-use notice: non-commercial research only "
