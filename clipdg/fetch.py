@@ -41,8 +41,10 @@ def fetch_backbone(spec: str, weights: str | None = None, say: Say | None = None
     elif family == "open_clip":
         found |= _open_clip(module, hub, model, weights)
     elif family == "hf":
-        found |= _hf(hub, model, weights)
-    elif family != "tiny":
+        found |= _hf(module, hub, model, weights)
+    elif family == "tiny":
+        module.check_model(model or None)
+    else:
         raise ConfigError(f"{spec} is a plug-in of your own; fetch knows what tiny, timm, open_clip and hf need")
     return sorted(found)
 
@@ -84,23 +86,28 @@ def _open_clip(module: Any, hub: _Hub, model: str, weights: str | None) -> set[P
     if source.repository is not None and source.file is None and seed_of(weights) is None:
         found.add(hub.first(source.repository, source.files, source.revision))
     text = source.config["text_cfg"]
-    for name in {text.get("hf_tokenizer_name"), text.get("hf_model_name")} - {None}:
-        if source.folder is None:
+    parts = {text.get("hf_model_name")} - {None}  # of which a folder need not have the configuration beside it
+    parts = {n for n in parts if source.folder is None or not (source.folder / n / "config.json").is_file()}
+    if source.folder is None:
+        parts |= {text.get("hf_tokenizer_name")} - {None}
+    for name in parts:
+        if not (Path(name).expanduser() / "config.json").is_file():
             found |= hub.matching(name, SETTINGS)
     return found
 
 
-def _hf(hub: _Hub, model: str, weights: str | None) -> set[Path]:
-    if Path(model).expanduser().is_dir():
+def _hf(module: Any, hub: _Hub, model: str, weights: str | None) -> set[Path]:
+    named = module.repository(model, with_weights=weights is None)
+    if named is None:
         return set()
-    repository, _, revision = model.partition("@")
-    found = hub.matching(repository, SETTINGS, revision or None)
+    repository, revision = named
+    found = hub.matching(repository, SETTINGS, revision)
     if weights is not None:
         return found
-    held = hub.matching(repository, SAFETENSORS, revision or None)
-    held = held or hub.matching(repository, PICKLES, revision or None)
+    held = hub.matching(repository, SAFETENSORS, revision)
+    held = held or hub.matching(repository, PICKLES, revision)
     # Without a network, a folder of which some files were fetched counts as whole; asked by name, a file does not.
-    return found | (held or {hub.first(repository, (SAFETENSORS[0], PICKLES[0]), revision or None)})
+    return found | (held or {hub.first(repository, (SAFETENSORS[0], PICKLES[0]), revision)})
 
 
 class _Hub:

@@ -356,7 +356,38 @@ def test_of_transformers_the_weights_are_safetensors_and_pickles_only_without_th
     assert names("hf:org/old") == {*settings, "pytorch_model.bin"}
     (tmp_path / "org--one").rename(tmp_path / "before")
     assert names("hf:org/one", "random:0") == set(settings)
+
+
+def test_a_folder_of_transformers_needs_nothing_if_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = failing(monkeypatch)
+    with pytest.raises(ConfigError, match=r"the folder has no config\.json"):
+        fetch_backbone(f"hf:{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    for name in ("preprocessor_config.json", "tokenizer.json"):
+        (tmp_path / name).touch()
+    assert fetch_backbone(f"hf:{tmp_path}", "random:0") == []
+    with pytest.raises(ConfigError, match=r"the folder has no model\.safetensors"):
+        fetch_backbone(f"hf:{tmp_path}")
+    (tmp_path / "model.safetensors").touch()
     assert fetch_backbone(f"hf:{tmp_path}") == []
+    assert asked == []
+
+
+def test_of_a_folder_of_open_clips_comes_the_text_towers_configuration_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    text = {"hf_model_name": "org/tower", "hf_tokenizer_name": "org/tower"}
+    config = {**library.get_model_config("ViT-B-32"), "text_cfg": text}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    (folder / "open_clip_model.safetensors").touch()
+    snapshots(monkeypatch, tmp_path, {"org/tower": ["config.json", "tokenizer.json", "model.safetensors"]})
+    found = fetch_backbone(f"open_clip:local-dir:{folder}")
+    assert [p.name for p in found] == ["config.json", "tokenizer.json"]
+    (folder / "org/tower").mkdir(parents=True)
+    (folder / "org/tower/config.json").touch()
+    assert fetch_backbone(f"open_clip:local-dir:{folder}") == []
 
 
 def test_of_open_clip_come_weights_and_the_text_towers_tokenizer(
@@ -405,6 +436,13 @@ def test_unknown_names_are_refused_before_the_network(monkeypatch: pytest.Monkey
     asked = failing(monkeypatch)
     with pytest.raises(ConfigError, match="no tag given for timm:resnet50"):
         fetch_backbone("timm:resnet50")
+    for spec, message in {
+        "hf:": "hf needs a repository or a folder",
+        "hf:a b": "there is no such folder, and a repository is",
+        "tiny:vitt": "no 'tiny:vitt'; there are",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            fetch_backbone(spec)
     with pytest.raises(ConfigError, match="no 'tim' in clipdg/backbones/"):
         fetch_backbone("tim:resnet50.tv_in1k")
     with pytest.raises(ConfigError, match=r"clipdg\.backbones\.timm is a plug-in of your own"):

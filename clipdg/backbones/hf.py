@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,15 +31,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from clipdg.backbones._library import check_length, reading, scaled_cosines, tokenizer_digest, unrepresentable
 from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import preprocess
 from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
-from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
+from clipdg.weights import (
+    first_line,
+    frozen,
+    identify,
+    load_exactly,
+    not_finite,
+    read,
+    seed_of,
+    seeded,
+    some,
+    tensors_of,
+)
 
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, in preprocessor_config.json
 ACTIVATIONS: dict[str, Activation] = {
@@ -111,6 +122,7 @@ class HfClip(nn.Module):
         else:
             self.embed_dim = int(config.projection_dim)
         self.text = HfText(model, tokenizer)
+        self._tokenizer_digest = tokenizer_digest(tokenizer)
         if preprocessing.size != config.vision_config.image_size:
             raise DataError(
                 f"{name}: its processor makes images of {preprocessing.size} pixels a side and its image tower takes "
@@ -124,7 +136,8 @@ class HfClip(nn.Module):
         names = SIZES if config.model_type == "clip" else SIZES + MORE_SIZES
         towers = {"text": config.text_config, "vision": config.vision_config}
         sizes = {name: {k: getattr(tower, k) for k in names if hasattr(tower, k)} for name, tower in towers.items()}
-        return {"family": "hf", "class": type(self.model).__name__, "embed_dim": self.embed_dim, **sizes}
+        kind = {"family": "hf", "class": type(self.model).__name__, "embed_dim": self.embed_dim}
+        return {**kind, **sizes, "tokenizer": self._tokenizer_digest, "context_length": self.text.context_length}
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -177,11 +190,7 @@ class HfClip(nn.Module):
 
     def _check(self, text: str, ids: list[int]) -> None:
         tower, tokenizer = self.text, self.tokenizer
-        if len(ids) > tower.context_length:
-            raise DataError(
-                f"'{text}' is {len(ids)} tokens for {self.name}, which takes {tower.context_length} with start and "
-                "end; shorten it"
-            )
+        check_length(text, len(ids), tower.context_length, self.name)
         start = ids[0] if tower.kind == "full" or tower.start_token is None else tower.start_token
         end = (max(ids) if tower.end_token is None else tower.end_token) if tower.kind == "causal" else ids[-1]
         if max(ids) >= tower.vocab_size:
@@ -200,7 +209,7 @@ class HfClip(nn.Module):
         if tower.kind != "causal":  # CLIPs that pad with '!' have it among their special tokens
             special.update(tokenizer.all_special_ids)
         if not special.isdisjoint(inner):
-            raise DataError(f"'{text}' has a part that the tokenizer of {self.name} cannot represent")
+            raise unrepresentable(text, self.name)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, D), not of unit length."""
@@ -214,12 +223,8 @@ class HfClip(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines, in SigLIP plus ``logit_bias``."""
-        image = F.normalize(self.encode_image(images), dim=1)
-        text = F.normalize(self.encode_text(tokens), dim=1)
-        logits = self.log_scale.exp() * image @ text.T
-        if hasattr(self.model, "logit_bias"):
-            logits = logits + self.model.logit_bias
-        return logits, logits.T
+        bias = getattr(self.model, "logit_bias", None)
+        return scaled_cosines(self.encode_image(images), self.encode_text(tokens), self.log_scale.exp(), bias)
 
 
 class HfText:
@@ -311,37 +316,35 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     """See the top of this file. Raises ConfigError for a model that is no CLIP, DataError for weights that misfit."""
     import transformers
 
-    if not model:
-        raise ConfigError("hf needs a repository or a folder, for instance hf:openai/clip-vit-base-patch32")
-    name = f"hf:{model}"
+    name = f"hf:{model or ''}"
     seed = seed_of(weights)
     path = Path(weights).expanduser() if weights is not None and seed is None else None
-    folder, own, commit = _locate(model, with_weights=weights is None)
+    folder, own, commit = _locate(model or "", with_weights=weights is None)
     family = _family(folder, name)
-    try:
-        with _quiet():
+    with reading(name), _quiet():
+        try:
             # A model_type of transformers' own never needs a repository's code; where it asks for it all the same,
             # this refuses.
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-            with seeded(seed or 0):
-                built = None if weights is None else getattr(transformers, family.model)(config)
-    except ImportError as error:
-        raise ConfigError(_needs(name, error)) from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"{name} cannot be loaded: {_first_line(error)}") from error
+        except ImportError as error:
+            raise ConfigError(_needs(name, error)) from error
+        preprocessing = preprocessing_of(processor, name)
+        with seeded(seed or 0):
+            built = None if weights is None else getattr(transformers, family.model)(config)
     if family.text != "full" and tokenizer.padding_side != "right":
         raise ConfigError(f"{name}: its tokenizer pads on the left, and its text tower takes padding on the right only")
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{name}: its tokenizer has no padding token")
-    preprocessing = preprocessing_of(processor, name)
     provenance: Mapping[str, object] = {} if commit is None else {"revision": commit}
     if built is None:
         files = _weight_files(folder, name)
         tensors = {k: t for file in files for k, t in read(file)[0].items()}
         built = _pretrained(getattr(transformers, family.model), config, tensors, f"the weights of {name}")
-    backbone = HfClip(name, built, tokenizer, preprocessing)
+    shown = name if commit else f"hf:{own}"  # where a folder lies is not what it is
+    with reading(name):
+        backbone = HfClip(shown, built, tokenizer, preprocessing)
     if path is not None:
         tensors, header = read(path)
         if header and header.get("architecture") != backbone.architecture:
@@ -354,7 +357,7 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
         provenance = {**provenance, **(header.get("provenance") or {})}
     frozen(backbone)
     backbone.weights = identify(
-        name,
+        shown,
         path.name if path else weights or own,
         built,
         backbone.architecture,
@@ -385,10 +388,12 @@ def preprocessing_of(processor: Any, name: str) -> Preprocessing:
     cropped = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", None) else {}
     crop = {k: v for k, v in cropped.items() if v is not None}
     mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
-    if interpolation is None or len(mean) != 3 or len(std) != 3 or len(set(crop.values())) > 1:
+    if interpolation is None or len(set(crop.values())) > 1:
         raise ConfigError(
             f"{name}: its processor resamples by {processor.resample} and crops to {crop}, which is not known here"
         )
+    if len(mean) != 3 or len(std) != 3 or 0 in std:
+        raise ConfigError(f"{name}: its processor's mean {mean} and std {std} are not those of three colours")
     if set(size) == {"shortest_edge"} and crop and int(next(iter(crop.values()))) <= int(size["shortest_edge"]):
         side, edge = int(next(iter(crop.values()))), int(size["shortest_edge"])
         fraction = crop_fraction(side, edge)
@@ -414,15 +419,16 @@ def _family(folder: Path, name: str) -> Family:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{name}: its config.json names no model_type: {_first_line(error)}") from error
+        raise ConfigError(f"{name}: its config.json names no model_type: {first_line(error)}") from error
     if kind == "siglip2":
         raise ConfigError(
             f"{name} is SigLIP 2 NaFlex, whose images keep their own shape; here are SigLIP 2 checkpoints of one "
             "resolution, for instance hf:google/siglip2-base-patch16-224"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(f"{name} is a {kind} model; here are {', '.join(FAMILIES)}")
-    if kind == "siglip" and not (config.get("vision_config") or {}).get("vision_use_head", True):
+    vision = config.get("vision_config")
+    if kind == "siglip" and isinstance(vision, dict) and not vision.get("vision_use_head", True):
         raise ConfigError(
             f"{name} is a SigLIP without the head that pools its image tower, so it has no image features"
         )
@@ -436,15 +442,11 @@ def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
     """
     import huggingface_hub
 
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if (path / "config.json").is_file():
-            _family(path, f"hf:{model}")  # which is what is wrong first
-        lacks = _lacks(path, with_weights)
-        if lacks:
-            raise ConfigError(f"hf:{model}: the folder has no {lacks}; it must hold what save_pretrained writes")
-        return path.resolve(), path.resolve().name, None
-    repo, revision = _repository(model)
+    named = repository(model, with_weights=with_weights)
+    if named is None:
+        path = Path(model).expanduser().resolve()
+        return path, path.name, None
+    repo, revision = named
     cached = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision)
     folder = Path(cached).parent if isinstance(cached, str) else None
     lacks = "config.json" if folder is None else _lacks(folder, with_weights)
@@ -464,10 +466,33 @@ def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
     return folder, repo, commit
 
 
-def _repository(model: str) -> tuple[str, str | None]:
+def repository(model: str, *, with_weights: bool) -> tuple[str, str | None] | None:
+    """The repository and revision that ``model`` names; None for a folder, which is whole.
+
+    Raises ConfigError for a name that is neither, and for a folder that lacks a part.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    if not model:
+        raise ConfigError("hf needs a repository or a folder, for instance hf:openai/clip-vit-base-patch32")
+    path = Path(model).expanduser()
+    if os.path.isdir(path):  # False where Path raises: a name that is too long for one
+        if (path / "config.json").is_file():
+            _family(path, f"hf:{model}")  # which is what is wrong first
+        lacks = _lacks(path, with_weights)
+        if lacks:
+            raise ConfigError(f"hf:{model}: the folder has no {lacks}; it must hold what save_pretrained writes")
+        return None
     repo, at, revision = model.partition("@")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", repo) or (at and not revision):
-        raise ConfigError(f"hf:{model}: there is no such folder, and a repository is ORG/REPO or ORG/REPO@REVISION")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"hf:{model}: there is no such folder, and a repository is ORG/REPO or ORG/REPO@REVISION"
+        ) from error
+    if at and not revision:
+        raise ConfigError(f"hf:{model}: there is no revision after the @; a commit, branch or tag is meant")
     return repo, revision or None
 
 
@@ -505,7 +530,7 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
             raise ConfigError(f"hf:{spec}: the repository has no branch, tag or commit '{revision}'") from error
         raise NetworkError(
             f"hf:{spec} is no folder and not whole in the hub's cache in {huggingface_hub.constants.HF_HUB_CACHE}, and "
-            f"the hub did not give it ({_first_line(error)}); fetch it where there is a network: "
+            f"the hub did not give it ({first_line(error)}); fetch it where there is a network: "
             f"`clipdg fetch backbone hf:{spec}`"
         ) from error
     return folder, folder.name
@@ -517,9 +542,9 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if not first.name.endswith(".index.json"):
         return [first]
     try:
-        shards = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted({os.fspath(s) for s in json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{name}: its {first.name} is not an index of weights: {_first_line(error)}") from error
+        raise DataError(f"{name}: its {first.name} is not an index of weights: {first_line(error)}") from error
     outside = [s for s in shards if Path(s).name != s]
     lacking = [s for s in shards if not (folder / s).is_file()]
     if outside or lacking:
@@ -529,10 +554,10 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str) -> Any:
     """transformers' own loading, which knows the names its tensors had in earlier versions; strict both ways."""
-    infinite = sorted(n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all())
+    infinite = not_finite(tensors)
     if infinite:
-        raise DataError(f"{source} are not finite: {', '.join(infinite[:6])}")
-    with _quiet(), seeded(0):
+        raise DataError(f"{source} are not finite: {some(infinite)}")
+    with reading(source), _quiet(), seeded(0):
         built, info = kind.from_pretrained(
             None,
             config=config,
@@ -543,26 +568,21 @@ def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str)
         )
     wrong = {k: sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{k}_keys"]) for k in KINDS}
     if any(wrong.values()) or info.get("error_msgs"):
-        listed = "; ".join(f"{KINDS[kind]}: {_some(keys)}" for kind, keys in wrong.items() if keys)
+        listed = "; ".join(f"{KINDS[kind]}: {some(keys)}" for kind, keys in wrong.items() if keys)
         raise DataError(f"{source} do not fit its architecture: {listed or info['error_msgs'][0]}")
+    whole = [n for n, t in tensors.items() if not t.is_floating_point() and not n.endswith("position_ids")]
+    if whole:  # quantised: their scale is not among them
+        raise DataError(f"{source} are integers, not floating-point numbers: {some(whole)}")
     return built
 
 
 KINDS = {"missing": "missing", "unexpected": "unexpected", "mismatched": "of another shape"}
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _needs(name: str, error: ImportError) -> str:
     if "sentencepiece" in str(error).lower() or "protobuf" in str(error).lower():
         return f"{name} has a tokenizer of SentencePiece's; install it with `pip install sentencepiece protobuf`"
-    return f"{name} cannot be loaded: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return f"{name} cannot be loaded: {first_line(error)}"
 
 
 @contextmanager

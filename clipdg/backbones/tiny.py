@@ -353,8 +353,7 @@ def initialise(model: str | None, seed: int, captions: Iterable[str] = (), size:
 
 def load(model: str | None = None, weights: str | None = None) -> TinyImage:
     """``tiny[:model]`` with the weights shipped here (None), those of a file, or ``random:SEED``."""
-    if model is not None and model not in MODELS:
-        raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
+    check_model(model)
     seed = seed_of(weights)
     if seed is not None:
         return initialise(model, seed)
@@ -390,6 +389,11 @@ def load(model: str | None = None, weights: str | None = None) -> TinyImage:
     load_exactly(backbone, tensors, path.name)
     tag = "shipped" if weights is None else path.name
     return _named(backbone, model, tag, provenance=header.get("provenance"))
+
+
+def check_model(model: str | None) -> None:
+    if model is not None and model not in MODELS:
+        raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
 
 
 def preprocessing_of(header: Mapping[str, Any]) -> Preprocessing:

@@ -634,6 +634,85 @@ def test_what_is_no_folder_and_no_clip_is_refused(tmp_path: Path, own: Path) -> 
         hf.load(str(own))
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("config.json", "model_type", ["clip"]),
+        ("config.json", "vision_config", [1]),
+        ("config.json", "projection_dim", None),
+        ("config.json", "text_config.hidden_size", "x"),
+        ("config.json", "text_config.num_attention_heads", 0),
+        ("config.json", "text_config.hidden_act", "nope"),
+        ("config.json", "text_config.eos_token_id", None),
+        ("config.json", "vision_config.patch_size", 0),
+        ("preprocessor_config.json", "size", None),
+        ("preprocessor_config.json", "image_mean", 0.5),
+        ("preprocessor_config.json", "image_std", [0, 0, 0]),
+        ("preprocessor_config.json", "resample", "bicubic"),
+        ("preprocessor_config.json", "rescale_factor", None),
+        ("preprocessor_config.json", "image_processor_type", 3),
+        ("preprocessor_config.json", "", [1]),
+        ("tokenizer_config.json", "", 3),
+        ("tokenizer.json", "", None),
+    ],
+)
+def test_a_folder_that_makes_no_sense_is_one_sentence(own: Path, part: str, key: str, value: object) -> None:
+    content = json.loads((own / part).read_text())
+    place = content
+    *outer, last = key.split(".")
+    for each in outer:
+        place = place[each]
+    if key:
+        place[last] = value
+    (own / part).write_text(json.dumps(content if key else value))
+    with pytest.raises(ConfigError, match=str(own)):
+        hf.load(str(own))
+
+
+@pytest.mark.parametrize("shard", [3, None, "../model.safetensors"])
+def test_an_index_that_lists_no_file_beside_it_is_refused(own: Path, shard: object) -> None:
+    (own / "model.safetensors").unlink()
+    (own / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"logit_scale": shard}}))
+    with pytest.raises(DataError, match=r"model\.safetensors\.index\.json"):
+        hf.load(str(own))
+
+
+def test_integers_in_the_place_of_weights_are_refused(own: Path) -> None:
+    state = load_file(own / "model.safetensors")
+    state["visual_projection.weight"] = (100 * state["visual_projection.weight"]).to(torch.int8)
+    save_file(state, own / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"are integers, not floating-point numbers: visual_projection\.weight"):
+        hf.load(str(own))
+
+
+@pytest.mark.parametrize("name", ["a..b", "org/repo.git", "a--b/c", 5000 * "a", "a b", "@v1", "org/repo@"])
+def test_what_can_be_no_repository_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"there is no (such folder|revision after the @)"):
+        hf.load(name)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "length"])
+def test_what_makes_tokens_is_part_of_the_identity(folders: dict[str, Path], tmp_path: Path, part: str) -> None:
+    # the same weights read capitals, or pad, in another way: the features of a text are others
+    shutil.copytree(folders["siglip 2"], tmp_path, dirs_exist_ok=True)
+    before = hf.load(str(tmp_path))
+    if part == "tokenizer":
+        gemma_tokenizer("GemmaTokenizer", model_max_length=24).save_pretrained(tmp_path)
+    else:
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 20}))
+    after = hf.load(str(tmp_path))
+    assert after.weights.fingerprint != before.weights.fingerprint
+    before.tokenize(["a", "a cat"])  # the last call's padding is none of it
+    assert hf.load(str(folders["siglip 2"])).architecture == before.architecture
+
+
+def test_where_a_folder_lies_is_no_part_of_its_name(own: Path, tmp_path: Path) -> None:
+    there = hf.load(str(shutil.copytree(own, tmp_path / "elsewhere" / "clip")))
+    assert there.weights == hf.load(str(own)).weights
+    assert there.name == there.weights.backbone == "hf:clip"
+
+
 # The hub's cache
 
 
