@@ -40,7 +40,8 @@ from clipdg.errors import RecordError, StorageError
 SCHEMA = 1
 MAX_BYTES = 2**30
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
-NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "backbone.weights")
+NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
+                "backbone.weights")  # fmt: skip
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 

@@ -51,7 +51,7 @@ class Config:
     take, or a mapping from value to name; None is all that there are. ``splits``: value -> train, val or test,
     where they are not called so.
     ``sources``: a domain or a list of them to train on; None leaves each out once. ``lacking``: whether a domain may
-    lack a class. ``skip``: ids of images to leave out. ``expected``: images by domain, or by domain and class.
+    lack a class. ``expected``: images by domain, or by domain and class.
     """
 
     title: str = "table"
@@ -73,7 +73,6 @@ class Config:
     lacking: bool = False
     nouns: dict[str, str] = field(default_factory=dict)
     templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])
-    skip: list[str] = field(default_factory=list)
     expected: Any = None
     notes: list[str] = field(default_factory=list)
     citation: str = ""
@@ -102,9 +101,6 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
         name: _domain(name, [value for value, other in domains.items() if other == name], columns, classes, config)
         for name in ordered
     }
-    unknown = set(config.skip) - columns.skipped
-    if unknown:
-        raise ConfigError(f"benchmark.skip names '{min(unknown)}', and there is no such image (domain/id)")
     for name, domain in opened.items():
         _check_classes(name, domain, tuple(names.values()), config)
     return Benchmark(
@@ -142,7 +138,6 @@ class _Columns:
         self.table = table
         self.label_names = self.domain_names = None
         self.splits: list[str] | None = None
-        self.skipped: set[str] = set()
         has_path = "path" in table.columns
         self.paths = [str(path) for path in table.column("path")] if has_path else None
         if config.layout is None:
@@ -239,10 +234,6 @@ def _domain(name: str, values: Sequence[str], columns: _Columns, classes: Mappin
     paths = columns.paths or [""] * len(columns.labels)
     order = sorted(rows, key=lambda row: (number[columns.labels[row]], *_by_folder(paths[row])))
     ids = _ids(order, columns)
-    skip = set(config.skip)
-    kept = [i for i in range(len(order)) if f"{name}/{ids[i]}" not in skip]
-    columns.skipped |= {f"{name}/{id_}" for id_ in ids} & skip
-    order, ids = [order[i] for i in kept], [ids[i] for i in kept]
     labels = np.array([number[columns.labels[row]] for row in order], dtype=np.int64)
     splits = None
     if columns.splits is not None:

@@ -170,17 +170,6 @@ def test_domains_are_chosen_renamed_and_joined(tmp_path: Path) -> None:
     assert "has no domain 'Arts'" in refused(ConfigError, root, domains={"Arts": "a", "Clipart": "b"})
 
 
-def test_images_are_left_out_by_a_list_only(tmp_path: Path) -> None:
-    root = layouts.domain_folders(tmp_path, GIVEN)
-    layout = "{domain}/{label}"
-    fewer = opened(root, layout=layout, skip=["photo/dog/pic_002.jpg"])
-    assert "dog/pic_002.jpg" not in fewer.domains["photo"].rows.ids
-    assert len(fewer.domains["photo"].rows) == 8
-    assert len(fewer.domains["sketch"].rows) == 9
-    message = refused(ConfigError, root, layout=layout, skip=["photo/dog/pic_009.jpg"])
-    assert "'photo/dog/pic_009.jpg', and there is no such image" in message
-
-
 def test_what_was_expected_is_compared_and_the_difference_said(tmp_path: Path) -> None:
     root = csv(tmp_path)
     assert opened(root, expected={"photo": 9, "sketch": 9}).domains
