@@ -79,10 +79,14 @@ def datamodule(
 
 
 def zero_shot(
-    backbone: Backbone, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)
+    backbone: Backbone, classes: Sequence[str], templates: Sequence[str] | str = ("a photo of a {}.",), **settings: Any
 ) -> Classifier:
-    """Zero-shot CLIP as a LightningModule: ``model(images)`` -> logits (N, C); test it with a Trainer."""
-    return _classifier("zero_shot", backbone, classes, {"templates": list(templates)})
+    """Zero-shot CLIP as a LightningModule: ``model(images)`` -> logits (N, C); test it with a Trainer.
+
+    ``templates``: some, or a set's name ("imagenet_80"), or a file.
+    """
+    given = templates if isinstance(templates, str) else list(templates)
+    return _classifier("zero_shot", backbone, classes, {"templates": given, **settings})
 
 
 def linear_probe(backbone: Backbone, classes: Sequence[str], c: float = 0.316, **settings: Any) -> Classifier:

@@ -13,9 +13,10 @@ from PIL import Image
 from clipdg import images as images_
 from clipdg import prompts
 from clipdg.api import load_backbone
-from clipdg.core import ClipBackbone
+from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, DataError
 from clipdg.methods.zero_shot import ZeroShot
+from clipdg.templates import Prompted, texts_of
 
 
 @dataclass
@@ -42,24 +43,30 @@ def parse_labels(text: str) -> list[str]:
 def classify(
     paths: Sequence[Path],
     labels: Sequence[str],
-    templates: Sequence[str],
+    templates: Sequence[str] | str,
     spec: str = "tiny",
     weights: str | None = None,
+    descriptions: str | None = None,
 ) -> Ranking:
-    """Probabilities ``softmax(scale * cosine)`` over ``labels``; several templates are ensembled.
+    """Probabilities ``softmax(scale * cosine)`` over ``labels``; all prompts of a label are ensembled.
+
+    ``templates``: some, a set's name or a file; ``descriptions``: a file of sentences; see templates.py. With
+    descriptions there may be no template.
 
     Raises ConfigError for a backbone without a text encoder, DataError naming a label that its tokenizer cannot
     represent or a file that is no image.
     """
     opened = [_open(path) for path in paths]  # all of them before the slow part
-    for template in templates:
-        prompts.check_template(template)
+    settings = Prompted(list(templates) if not isinstance(templates, str) else templates, descriptions)
+    if descriptions is not None and not templates:
+        settings.templates = None
+    texts = texts_of(settings, Benchmark("labels", tuple(labels)))
     backbone = load_backbone(spec, weights)
     if not isinstance(backbone, ClipBackbone):
         raise ConfigError(f"classify needs a text encoder and {backbone.name} has none; use a CLIP backbone")
     for label in labels:
         _check_label(backbone, label)
-    head = ZeroShot(prompts.class_directions(backbone, labels, templates), backbone.logit_scale)
+    head = ZeroShot(prompts.prompt_directions(backbone, texts.prompts(labels)), backbone.logit_scale)
     device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
     result = Ranking(remarks=_remarks(backbone, labels))
     for path, image in zip(paths, opened, strict=True):

@@ -30,6 +30,7 @@ from clipdg.errors import ConfigError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
 from clipdg.rows.folder import unlooked
+from clipdg.templates import Prompted, texts_of
 from clipdg.trainer import Progress
 
 PROTOCOL = 1  # part of every run's identity; raised when the same settings would give another number
@@ -205,6 +206,8 @@ class _Run:
         self._refitted = False  # validation images were fitted on in the end
         self.seed: int = resolved.values["seed"]
         self.data_fingerprint = session.data_fingerprint(benchmark)
+        settings = config.plugin_config("method", self.values["method"])
+        self.texts = texts_of(settings, benchmark) if isinstance(settings, Prompted) else None
         self.identity = Identity(shift.name, self._id(resolved.seeded), self._id(("seed",)), resolved.seeded)
         self.run_id = self.identity.run_id
 
@@ -215,7 +218,9 @@ class _Run:
         """
         story = {
             "protocol": PROTOCOL,
-            "config": self.resolved.identity() | {"shift": self.shift.name},
+            "config": self.resolved.identity()
+            | {f"method.{k}": v for k, v in self._said().items()}
+            | {"shift": self.shift.name},
             "weights": self.backbone.weights.fingerprint,
             "data": self.data_fingerprint,
             "templates": None if self.values["method"].get("templates") else self.benchmark.templates,
@@ -388,6 +393,7 @@ class _Run:
     ) -> dict[str, Any]:
         weights = self.backbone.weights
         values = copy.deepcopy(self.values) | {"shift": self.shift.name}
+        values["method"] |= self._said()
         values["benchmark"].pop("root")
         values["benchmark"].pop("skip")
         values["backbone"]["weights"] = weights.tag
@@ -429,7 +435,7 @@ class _Run:
                 "num_fit": sum(len(r) for r in fit_rows.values()) if fits else 0,
                 "num_images": {d: {s: len(r) for s, r in splits.items()} for d, splits in self.splits.items()},
                 "fitted_on": ids if fits and self.values["shots"] else None,
-                "templates": self._templates(),
+                "templates": list(self.texts.templates) if self.texts else None,
                 "notes": list(self.benchmark.notes),
                 "citation": self.benchmark.citation,
                 "provenance": dict(self.benchmark.provenance),
@@ -441,10 +447,15 @@ class _Run:
             "predictions": predictions,
         } | ({"fit": classifier.method.story} if getattr(classifier.method, "story", None) else {})
 
-    def _templates(self) -> list[str] | None:
-        if not self.method.NEEDS_TEXT or "templates" not in self.values["method"]:
-            return None
-        return list(self.values["method"]["templates"] or self.benchmark.templates)
+    def _said(self) -> dict[str, Any]:
+        """Settings that name prompts, as what they say: the templates of a set or a file, the sentences' SHA-256."""
+        given = self.values["method"]
+        said: dict[str, Any] = {}
+        if self.texts and isinstance(given["templates"], str):
+            said["templates"] = list(self.texts.templates)
+        if self.texts and self.texts.sentences:
+            said["descriptions"] = f"sha256:{self.texts.digest}"
+        return said
 
     def _num_images(self, domain: str, split: str) -> int:
         splits = self.splits[domain]

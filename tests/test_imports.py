@@ -22,6 +22,7 @@ LAYERS = (
         "rows",
         "sources",
         "prompts",
+        "templates",
         "draws",
         "stored",
         "states",

@@ -1,5 +1,6 @@
 """Runs from settings to record, on a small benchmark registered as a user's own module."""
 
+import json
 import sys
 import types
 from dataclasses import dataclass
@@ -238,3 +239,31 @@ def test_a_linear_probe_learns_the_source(own: types.ModuleType) -> None:
     found = {(e["domain"], e["split"]): e["metrics"]["top1"] for e in record.evaluations}
     assert found["bright", "in"] == 1.0
     assert found["bright", "out"] > 0.9
+
+
+def test_prompts_count_by_what_they_say(own: types.ModuleType, tmp_path: Path) -> None:
+    """A set by its name, the same from a file and written out is one run; a word more is another."""
+    places = [tmp_path / "one.txt", tmp_path / "two.json", tmp_path / "three.txt"]
+    places[0].write_text("a photo of a {}.\n")
+    places[1].write_text('["a photo of a {}."]')
+    places[2].write_text("a photo of a {}!\n")
+    given = ["imagenet_1", *map(str, places), "['a photo of a {}.']"]
+    found = [run(settings("method=zero_shot", f"method.templates={t}"))[0] for t in given]
+    assert [r.run_id == found[0].run_id for r in found] == [True, True, True, False, True]
+    assert found[0].content["data"]["templates"] == ["a photo of a {}."]
+    assert found[0].content["config"]["method"]["templates"] == ["a photo of a {}."]
+    assert str(tmp_path) not in found[1].bytes().decode()
+
+
+def test_descriptions_count_by_what_they_say(own: types.ModuleType, squares: Benchmark, tmp_path: Path) -> None:
+    places = [tmp_path / "one.json", tmp_path / "two.json", tmp_path / "three.json"]
+    for place, word in zip(places, ("a", "a", "the"), strict=True):
+        place.write_text(json.dumps({name: [f"{word} {name}"] for name in squares.classes}, indent=len(place.stem)))
+    found = [run(settings("method=zero_shot", f"method.descriptions={p}"))[0] for p in places]
+    assert found[0].run_id == found[1].run_id != found[2].run_id
+    [as_template] = run(settings("method=zero_shot", "method.templates=['a {}']"))
+    assert found[0].evaluations == as_template.evaluations
+    assert found[0].run_id != as_template.run_id
+    assert found[0].content["data"]["templates"] == []
+    assert found[0].content["config"]["method"]["descriptions"].startswith("sha256:")
+    assert str(tmp_path) not in found[0].bytes().decode()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdg.cli.console import app, say
+from clipdg.errors import ConfigError
 
 
 @app.command()
@@ -19,6 +20,12 @@ def classify(
     ],
     template: Annotated[
         list[str] | None, typer.Option("--template", help="A prompt with {} for the label; several are averaged.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option("--templates", help="imagenet_1, imagenet_7, imagenet_80, or a file of templates.")
+    ] = None,
+    descriptions: Annotated[
+        str | None, typer.Option("--descriptions", help="A JSON file with sentences for each label.")
     ] = None,
     backbone: Annotated[str, typer.Option("--backbone", help="Such as open_clip:ViT-B-32-quickgelu.")] = "tiny",
     weights: Annotated[str | None, typer.Option("--weights", help="Tag, repository or file.")] = None,
@@ -32,7 +39,10 @@ def classify(
     from clipdg.classify import parse_labels
 
     names = parse_labels(labels)
-    result = classify_(images, names, template or ["a photo of a {}"], backbone, weights)
+    if template and templates:
+        raise ConfigError("--template and --templates both say what the prompts are; give one of them")
+    given = templates or template or ([] if descriptions else ["a photo of a {}"])
+    result = classify_(images, names, given, backbone, weights, descriptions)
     for remark in result.remarks:
         say(f"clipdg: {remark}")
     for path, ranked in result.ranked:

@@ -10,17 +10,15 @@ from torch.nn import functional as F
 
 from clipdg import prompts
 from clipdg.core import Backbone, Benchmark, ClipBackbone
+from clipdg.templates import Prompted, texts_of
 
 TRAINS = "nothing"
 NEEDS_TEXT = True
 
 
 @dataclass
-class Config:
-    """``templates``: None for the benchmark's own. A template that holds {domain} makes the prompts domain-aware."""
-
-    templates: list[str] | None = None
-    ensemble: prompts.Ensemble = "normalized"
+class Config(Prompted):
+    """See templates.py."""
 
 
 class ZeroShot(nn.Module):
@@ -46,12 +44,11 @@ class ZeroShot(nn.Module):
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
     assert isinstance(backbone, ClipBackbone)
-    templates = config.templates or list(benchmark.templates)
+    texts = texts_of(config, benchmark)
     nouns: list[str | None] = [None]
-    if any(prompts.names_domain(t) for t in templates):
+    if texts.domain_aware:
         nouns = [domain.noun for domain in benchmark.domains.values()] or [None]
     directions = [
-        prompts.class_directions(backbone, benchmark.classes, templates, ensemble=config.ensemble, noun=noun)
-        for noun in nouns
+        prompts.prompt_directions(backbone, texts.prompts(benchmark.classes, noun), config.ensemble) for noun in nouns
     ]
     return ZeroShot(directions[0] if nouns == [None] else torch.stack(directions), backbone.logit_scale)
