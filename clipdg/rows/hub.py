@@ -134,7 +134,7 @@ def files_of(hub: Hub) -> list[str]:
 def file_system() -> Any:
     import huggingface_hub
 
-    return huggingface_hub.HfFileSystem()
+    return huggingface_hub.HfFileSystem(endpoint=huggingface_hub.constants.ENDPOINT)
 
 
 def _address(hub: Hub, file: str) -> str:
