@@ -53,6 +53,7 @@ def datamodule(
     *,
     root: str | None = None,
     shots: int | None = None,
+    picks: str | Path | None = None,
     seed: int = 0,
     batch_size: int = 32,
     workers: int = 0,
@@ -60,6 +61,7 @@ def datamodule(
 ) -> DataModule:
     """Train, validation and test loaders of the shift that has ``target``; with None, of the benchmark's only shift."""
     from clipdg.data import DataModule
+    from clipdg.picks import read as read_picks
 
     benchmark = load_benchmark(name, root, **options)
     target = known_as(benchmark, target) if target is not None else None
@@ -72,6 +74,7 @@ def datamodule(
         shifts[0],
         backbone or load_backbone(),
         shots=shots,
+        picks=read_picks(Path(picks).expanduser()) if picks else None,
         seed=seed,
         batch_size=batch_size,
         workers=workers,

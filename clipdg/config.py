@@ -60,13 +60,17 @@ BASES: dict[str, Any] = {"benchmark": BenchmarkConfig, "backbone": BackboneConfi
 
 @dataclass
 class RunConfig:
-    """One run. ``shift``: None for every shift of the benchmark, one record each. ``shots``: None for all images."""
+    """One run. ``shift``: None for every shift of the benchmark, one record each. ``shots``: None for all images.
+
+    ``picks``: a list of the images to fit on, or the record of a run that was fitted on them, in the place of a draw.
+    """
 
     benchmark: Any = field(default_factory=BenchmarkConfig)
     backbone: Any = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=MethodConfig)
     shift: str | None = None
     shots: int | None = field(default=None, metadata={"min": 1})
+    picks: str | None = None
     holdout: float = field(default=0.2, metadata={"min": 0.0, "max": 0.9})  # DomainBed
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     label: str | None = None  # how tables call it

@@ -21,6 +21,7 @@ from clipdg import images
 from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DataError
+from clipdg.picks import Picks
 from clipdg.rows import ArrayRows
 
 PREFETCH = 4  # batches a worker is ahead
@@ -352,10 +353,11 @@ class TestSet:
 class DataModule(lightning.LightningDataModule):
     """One shift of a benchmark for a script of one's own: batches of uint8 images, see ``Batch``.
 
-    train: the sources' fit split, or ``shots`` of every class in it. val: the sources' held-out split, less the images
-    whose bytes are among the training images (``left_out`` names them), so that the two are disjoint by content. test:
-    one loader for each domain in ``test_names``: of a source its published test split, else what validation has; of a
-    target its published test split, else all of it. No image of a target is read before a test loader is iterated.
+    train: the sources' fit split, ``shots`` of every class in it, or the ``picks``. val: the sources' held-out split,
+    less the images whose bytes are among the training images (``left_out`` names them), so that the two are disjoint by
+    content. test: one loader for each domain in ``test_names``: of a source its published test split, else what
+    validation has; of a target its published test split, else all of it. No image of a target is read before a test
+    loader is iterated.
 
     Raises:
         ConfigError: a domain that the benchmark does not have.
@@ -369,6 +371,7 @@ class DataModule(lightning.LightningDataModule):
         backbone: Backbone,
         *,
         shots: int | None = None,
+        picks: Picks | None = None,
         seed: int = 0,
         batch_size: int = 32,
         workers: int = 0,
@@ -391,7 +394,7 @@ class DataModule(lightning.LightningDataModule):
                 continue
             parts = splits(domain, index, seed, holdout)
             if name in shift.sources:
-                self._take_source(name, domain, parts, shots)
+                self._take_source(name, domain, parts, shots, picks)
             if "test" in parts:
                 split, rows = "test", parts["test"]
             elif name in shift.sources:
@@ -417,14 +420,19 @@ class DataModule(lightning.LightningDataModule):
         """In the order of ``test_names``."""
         return [self._loader({name: rows}) for name, rows in self._test_rows.items()]
 
-    def _take_source(self, name: str, domain: Domain, parts: dict[str, np.ndarray], shots: int | None) -> None:
+    def _take_source(
+        self, name: str, domain: Domain, parts: dict[str, np.ndarray], shots: int | None, picks: Picks | None
+    ) -> None:
         fit = parts.get("train", parts.get("in"))
         if fit is None or not len(fit):
             raise DataError(
                 f"{self.benchmark.name} has no training images in '{name}' (only {', '.join(parts)}); "
                 "it can be a target and no source"
             )
-        self.fit_rows[name] = pick(domain, self.classes, fit, shots, self.seed)
+        if picks is not None:
+            self.fit_rows[name] = picks.rows(domain, self.classes, fit, shots)
+        else:
+            self.fit_rows[name] = pick(domain, self.classes, fit, shots, self.seed)
         self.val_rows[name] = parts.get("val", parts.get("out", np.empty(0, dtype=np.int64)))
 
     def _leave_duplicates_out(self) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, placement, records, skipping, trainer
+from clipdg import catalog, config, contact, data, picks, placement, records, skipping, trainer
 from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift, known_as
 from clipdg.errors import ConfigError, OutOfMemoryError, RecordError
@@ -203,6 +203,7 @@ class _Run:
         self.resolved, self.values = resolved, resolved.values
         self.method, self.benchmark, self.backbone, self.shift = method, benchmark, backbone, shift
         self.session = session
+        self.picks = picks.read(Path(self.values["picks"]).expanduser()) if self.values["picks"] else None
         self._refitted = False  # validation images were fitted on in the end
         self.seed: int = resolved.values["seed"]
         self.data_fingerprint = session.data_fingerprint(benchmark)
@@ -216,11 +217,12 @@ class _Run:
 
         Weights ``random:0`` and ``random:${seed}`` are the same at seed 0, but stand in rows of their own.
         """
+        said = {f"method.{k}": v for k, v in self._said().items()}
+        settings = self.resolved.identity() | said | {"shift": self.shift.name}
+        del settings["picks"]  # the list counts, not where it lies
         story = {
             "protocol": PROTOCOL,
-            "config": self.resolved.identity()
-            | {f"method.{k}": v for k, v in self._said().items()}
-            | {"shift": self.shift.name},
+            "config": settings | ({"picks": self.picks.digest} if self.picks else {}),
             "weights": self.backbone.weights.fingerprint,
             "data": self.data_fingerprint,
             "templates": None if self.values["method"].get("templates") else self.benchmark.templates,
@@ -288,14 +290,18 @@ class _Run:
         return self._publish(classifier, fit_rows, timing, out)
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
-        """Rows of each source that are fitted on: its fit split, or ``shots`` of every class in it."""
+        """Rows of each source that are fitted on: its fit split, ``shots`` of every class in it, or the picks."""
         rows = {}
         for source in self.shift.sources:
             domain = self.benchmark.domains[source]
             order = self.splits[source].get("train", self.splits[source].get("in"))
             if order is None:
                 raise ConfigError(f"{self.benchmark.name} has no training images of {source}; it cannot be a source")
-            rows[source] = data.pick(domain, self.benchmark.classes, order, self.values["shots"], self.seed)
+            shots = self.values["shots"]
+            if self.picks is not None:
+                rows[source] = self.picks.rows(domain, self.benchmark.classes, order, shots)
+            else:
+                rows[source] = data.pick(domain, self.benchmark.classes, order, shots, self.seed)
         return rows
 
     def _val_rows(self) -> dict[str, np.ndarray]:
@@ -398,8 +404,10 @@ class _Run:
         values["benchmark"].pop("skip")
         values["backbone"]["weights"] = weights.tag
         values.pop("workers")
-        if values["hparams_seed"] is None:
-            values.pop("hparams_seed")
+        values["picks"] = self.picks.digest[:16] if self.picks else None
+        for name in ("hparams_seed", "picks"):
+            if values[name] is None:
+                values.pop(name)
         step = classifier.num_steps
         evaluations = [
             {"domain": domain, "split": split, "step": step, "num_images": self._num_images(domain, split),
@@ -434,7 +442,7 @@ class _Run:
                 "classes": list(self.benchmark.classes),
                 "num_fit": sum(len(r) for r in fit_rows.values()) if fits else 0,
                 "num_images": {d: {s: len(r) for s, r in splits.items()} for d, splits in self.splits.items()},
-                "fitted_on": ids if fits and self.values["shots"] else None,
+                "fitted_on": ids if fits and (self.values["shots"] or self.picks) else None,
                 "templates": list(self.texts.templates) if self.texts else None,
                 "notes": list(self.benchmark.notes),
                 "citation": self.benchmark.citation,

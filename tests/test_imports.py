@@ -44,6 +44,7 @@ LAYERS = (
         "selection",
         "domainbed",
         "report",
+        "picks",
         "skipping",
     ),
     ("classifier", "features", "check"),
