@@ -1,8 +1,11 @@
-"""Name -> plug-in: a file in backbones/, benchmarks/ or methods/, or a dotted path of the user's own.
+"""Name -> plug-in: a file in backbones/, benchmarks/, methods/ or objectives/, or a dotted path of the user's own.
 
 A plug-in is a module. backbones: ``load(model, weights) -> Backbone``, with settings of its own a ``Config`` and
-``load(model, weights, config)``. benchmarks: ``Config`` and
-``build(config, root) -> Benchmark``. methods: ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``.
+``load(model, weights, config)``. benchmarks: ``Config`` and ``build(config, root) -> Benchmark``. methods: ``Config``
+and ``build(config, backbone, benchmark) -> nn.Module``. objectives: ``Config`` and
+``build(config, domains, label_smoothing, seed) -> nn.Module``, called with (model, inputs, labels, domains); ``NEEDS``
+is "images", or "domains" for batches with images of each, or "features" if moreover it acts on what the classifier
+reads.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from types import ModuleType
 
 from clipdg.errors import ConfigError
 
-KINDS = ("backbones", "benchmarks", "methods")
+KINDS = ("backbones", "benchmarks", "methods", "objectives")
 
 
 @cache

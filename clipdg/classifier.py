@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassStatScores
 
@@ -21,6 +20,7 @@ from clipdg import images
 from clipdg.core import Backbone, Fit
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
+from clipdg.objectives.erm import ERM
 from clipdg.trainer import decay_groups, warmup_cosine
 
 METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
@@ -59,9 +59,11 @@ class Classifier(lightning.LightningModule):
         fit: Fit | None = None,
         *,
         trains_backbone: bool = False,
+        objective: nn.Module | None = None,
         test_sets: Sequence[TestSet] = (),
         seed: int = 0,
     ) -> None:
+        """``objective``: an objectives/ module; None for the mean cross-entropy."""
         super().__init__()
         assert isinstance(backbone, nn.Module)
         self.backbone = backbone
@@ -69,6 +71,7 @@ class Classifier(lightning.LightningModule):
         self.num_classes = num_classes
         self.how = fit
         self.trains_backbone = trains_backbone
+        self.objective = objective or ERM(fit.label_smoothing if fit is not None else 0.0)
         self.test_sets = tuple(test_sets)
         self.results: dict[tuple[str, str], dict[str, float | None]] = {}  # (domain, split) -> metrics, after a test
         self.predictions: dict[str, Predictions] = {}  # by domain, after a test
@@ -84,7 +87,9 @@ class Classifier(lightning.LightningModule):
 
     def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
         """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""
-        features = inputs if inputs.ndim == 2 else self._features(inputs)
+        return self._logits(inputs if inputs.ndim == 2 else self._features(inputs), domains)
+
+    def _logits(self, features: Tensor, domains: Tensor | None) -> Tensor:
         if getattr(self.method, "domain_aware", False):
             if domains is None:
                 raise ConfigError(
@@ -125,8 +130,17 @@ class Classifier(lightning.LightningModule):
         if self.how is None:
             self._solver_data.append((self._solver_features(inputs), labels))
             return None
-        logits = self(self._prepared(inputs), batch[2] if len(batch) > 2 else None)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.how.label_smoothing)
+        domains = batch[2] if len(batch) > 2 else None
+
+        def model(prepared: Tensor) -> tuple[Tensor, Tensor]:
+            features = prepared if prepared.ndim == 2 else self._features(prepared)
+            read: Tensor = self.method.represent(features) if hasattr(self.method, "represent") else features  # type: ignore[operator]
+            return read, self._logits(features, domains)
+
+        if getattr(self.objective, "restarts_optimizer", False):
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+        loss: Tensor = self.objective(model, self._prepared(inputs), labels, domains)
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
         return loss

@@ -1,8 +1,8 @@
 """RunConfig: YAML and ``key=value`` -> a typed, checked configuration.
 
-The schema of ``benchmark``, ``backbone`` and ``method`` is their plug-in's ``Config`` dataclass beside the fields
-below, so a key that there is not, a value of the wrong type and a number out of range are refused before anything is
-loaded.
+The schema of ``benchmark``, ``backbone``, ``method`` and ``objective`` is their plug-in's ``Config`` dataclass beside
+the fields below, so a key that there is not, a value of the wrong type and a number out of range are refused before
+anything is loaded.
 ``benchmark=folder`` is short for ``benchmark.name=folder``, and ``benchmark=FILE.yaml`` for the settings in that file.
 YAML is 1.2: ``no`` is a word and 010 is ten. A setting may follow the seed, ``backbone.weights=random:${seed}``; such
 settings are remembered, since a mean over seeds may differ in them and in nothing else. Environment variables are not
@@ -23,9 +23,9 @@ from typing import Any
 
 from clipdg import catalog
 from clipdg.errors import ConfigError
-from clipdg.records import NOT_IDENTITY, flatten
+from clipdg.records import flatten, identity
 
-NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods"}
+NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods", "objective": "objectives"}
 
 
 @dataclass
@@ -55,7 +55,17 @@ class MethodConfig:
     name: str = "zero_shot"
 
 
-BASES: dict[str, Any] = {"benchmark": BenchmarkConfig, "backbone": BackboneConfig, "method": MethodConfig}
+@dataclass
+class ObjectiveConfig:
+    name: str = "erm"
+
+
+BASES: dict[str, Any] = {
+    "benchmark": BenchmarkConfig,
+    "backbone": BackboneConfig,
+    "method": MethodConfig,
+    "objective": ObjectiveConfig,
+}
 
 
 @dataclass
@@ -68,6 +78,7 @@ class RunConfig:
     benchmark: Any = field(default_factory=BenchmarkConfig)
     backbone: Any = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=MethodConfig)
+    objective: Any = field(default_factory=ObjectiveConfig)
     shift: str | None = None
     shots: int | None = field(default=None, metadata={"min": 1})
     picks: str | None = None
@@ -87,7 +98,7 @@ class Resolved:
 
     def identity(self) -> dict[str, Any]:
         """Flat settings that can change a number."""
-        return {k: v for k, v in flatten(self.values).items() if k not in NOT_IDENTITY}
+        return identity(self.values)
 
 
 def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,9 +5,9 @@ Legend: N images, C classes, D features, L tokens, W token width, S pixels a sid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +101,10 @@ class ClipBackbone(Backbone, Protocol):
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+
+
+# inputs (N, ...) -> what the classifier reads of them (N, F), logits (N, C); an objective may call it several times
+Model: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
 
 class Rows(Protocol):

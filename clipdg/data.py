@@ -6,6 +6,7 @@ Legend: N images, D features, S pixels a side.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -271,6 +272,28 @@ class Shuffled(Sampler[int]):
         return iter(torch.randperm(self.num_samples, generator=self.generator).tolist())
 
 
+class PerDomain(Sampler[list[int]]):
+    """Batches with ``batch_size`` samples of each domain, drawn with replacement as in DomainBed; domains in order.
+
+    A pass has as many batches as it takes to draw as many samples as there are. Each batch is one draw a domain from
+    the generator, whoever reads ahead.
+    """
+
+    def __init__(self, domains: Tensor, batch_size: int, generator: torch.Generator) -> None:
+        """``domains``: (N,), the domain of each sample."""
+        self.places = [(domains == d).nonzero().squeeze(1) for d in sorted(set(domains.tolist()))]
+        self.batch_size, self.generator = batch_size, generator
+        self.num_batches = max(1, math.ceil(len(domains) / (batch_size * len(self.places))))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(self.num_batches):
+            drawn = [p[torch.randint(len(p), (self.batch_size,), generator=self.generator)] for p in self.places]
+            yield torch.cat(drawn).tolist()
+
+
 class Loader(DataLoader[Batch]):
     """torch's loader, except that a sample that cannot be read is one clear sentence from worker processes too."""
 
@@ -287,19 +310,25 @@ def loader(
     *,
     generator: torch.Generator | None = None,
     drop_last: bool = False,
+    per_domain: bool = False,
     workers: int | None = 0,
 ) -> Loader:
-    """Batches in order, or shuffled anew by ``generator`` on each pass.
+    """Batches in order, or shuffled anew by ``generator`` on each pass, or by it with ``batch_size`` of each domain.
 
     The order does not depend on ``workers``: processes that read ahead, used where images are read from files. None
     for as many as are of use.
     """
-    sampler: Sampler[int]
-    sampler = SequentialSampler(samples) if generator is None else Shuffled(len(samples), generator)
+    batches: Sampler[list[int]]
+    if per_domain:
+        assert generator is not None
+        batches = PerDomain(samples.domains, batch_size, generator)
+    else:
+        order = SequentialSampler(samples) if generator is None else Shuffled(len(samples), generator)
+        batches = BatchSampler(order, batch_size, drop_last)
     num_workers = 0 if samples.in_memory else useful_workers(len(samples)) if workers is None else workers
     return Loader(
         samples,
-        batch_sampler=BatchSampler(sampler, batch_size, drop_last),
+        batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=num_workers,
         persistent_workers=num_workers > 0 and generator is not None,  # those of one pass end with it

@@ -42,6 +42,9 @@ MAX_BYTES = 2**30
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
 NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
                 "backbone.weights")  # fmt: skip
+# Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
+# run keeps its identity and its row.
+CAME_LATER: Mapping[str, object] = {"objective.name": "erm"}
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 
@@ -136,7 +139,7 @@ class Record:
     def group(self) -> str:
         """The same for two records exactly if they differ in the seed and what follows it, and in nothing else."""
         seeded = self.content["seeded"]
-        kept = {k: v for k, v in flatten(self.content["config"]).items() if k not in (*seeded, *NOT_IDENTITY)}
+        kept = {k: v for k, v in identity(self.content["config"]).items() if k not in seeded}
         weights = self.content["weights"]
         which = weights["fingerprint"]
         if "backbone.weights" in seeded:
@@ -244,6 +247,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings that can change a number."""
+    flat = flatten(config)
+    return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in CAME_LATER or v != CAME_LATER[k])}
 
 
 def _looks_like_a_record(path: Path) -> bool:

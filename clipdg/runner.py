@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from clipdg import catalog, config, contact, data, picks, placement, records, skipping, trainer
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Shift, known_as
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, Shift, known_as
 from clipdg.errors import ConfigError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
@@ -173,7 +173,21 @@ def _runs(resolved: config.Resolved, session: Session) -> list[_Run]:
             f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
             "use linear_probe or erm with it, or a CLIP backbone"
         )
+    _check_objective(values, method, catalog.plugin("objectives", values["objective"]["name"]))
     return [_Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
+
+
+def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: ModuleType) -> None:
+    name, method_name = values["objective"]["name"], values["method"]["name"]
+    if name == "erm":
+        return
+    if not hasattr(method, "fit") or method.fit(config.plugin_config("method", values["method"])) is None:
+        raise ConfigError(f"objective {name} is for what learns by gradient descent, and {method_name} does not")
+    if objective.NEEDS == "features" and method.TRAINS != "everything" and not getattr(method, "REPRESENTS", False):
+        raise ConfigError(
+            f"objective {name} acts on features, which {method_name} leaves as they are; it needs a backbone or an "
+            "adapter that learns"
+        )
 
 
 def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
@@ -266,8 +280,9 @@ class _Run:
             backbone,
             method,
             len(self.benchmark.classes),
-            self.method.fit(settings) if hasattr(self.method, "fit") else None,
+            self._how(),
             trains_backbone=self.method.TRAINS == "everything",
+            objective=self._objective(),
             seed=self.seed,
         )
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
@@ -288,6 +303,27 @@ class _Run:
         if self._refitted:
             fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
         return self._publish(classifier, fit_rows, timing, out)
+
+    def _objective(self) -> nn.Module | None:
+        """What the fit minimises; None for a method without one."""
+        how = self._how()
+        if how is None:
+            return None
+        settings = self.values["objective"]
+        names = list(self.benchmark.domains)
+        sources = sorted(names.index(s) for s in self.shift.sources)
+        module = catalog.plugin("objectives", settings["name"])
+        built: nn.Module = module.build(
+            config.plugin_config("objective", settings), sources, how.label_smoothing, self.seed
+        )
+        return built
+
+    def _how(self) -> Fit | None:
+        """How parameters are found by gradient descent; None if they are solved for, or if there are none."""
+        if not hasattr(self.method, "fit"):
+            return None
+        found: Fit | None = self.method.fit(config.plugin_config("method", self.values["method"]))
+        return found
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
         """Rows of each source that are fitted on: its fit split, ``shots`` of every class in it, or the picks."""
@@ -345,6 +381,7 @@ class _Run:
             batch_size,
             generator=torch.Generator().manual_seed(self.seed) if how else None,
             drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
+            per_domain=catalog.plugin("objectives", self.values["objective"]["name"]).NEEDS != "images",
             workers=self.values["workers"],
         )
         name = self.values["method"]["name"]

@@ -10,6 +10,7 @@ def test_every_plugin_has_what_its_kind_promises(kind: str) -> None:
         "backbones": {"load"},
         "benchmarks": {"Config", "build"},
         "methods": {"Config", "build", "TRAINS", "NEEDS_TEXT"},
+        "objectives": {"Config", "build", "NEEDS"},
     }
     for name in catalog.names(kind):
         assert wanted[kind] <= set(vars(catalog.plugin(kind, name))), name

@@ -31,7 +31,7 @@ LAYERS = (
         "packing",
         "text",
     ),
-    ("backbones", "benchmarks", "methods"),
+    ("backbones", "benchmarks", "methods", "objectives"),
     (
         "data",
         "pairs",
@@ -55,7 +55,7 @@ LAYERS = (
     ("demo",),
     ("cli", "__main__"),
 )
-PLUGINS = ("backbones", "benchmarks", "methods")
+PLUGINS = ("backbones", "benchmarks", "methods", "objectives")
 
 
 def layer_of(module: str) -> int:

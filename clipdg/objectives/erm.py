@@ -1,0 +1,32 @@
+"""erm: the mean cross-entropy of all images, whichever domain they are from (Vapnik 1998)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg.core import Model
+
+NEEDS = "images"
+
+
+@dataclass
+class Config:
+    pass
+
+
+class ERM(nn.Module):
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor | None) -> Tensor:
+        _, logits = model(inputs)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+
+def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> ERM:
+    return ERM(label_smoothing)

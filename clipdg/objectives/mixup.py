@@ -1,0 +1,62 @@
+"""mixup: the risk on mixtures of two domains' images (Zhang et al., ICLR 2018, arXiv:1710.09412; between domains as in
+Yan et al. 2020, arXiv:2001.00677).
+
+Each update pairs the domains in a ring of random order, mixes the inputs of a pair by one share drawn from
+Beta(alpha, alpha) and averages the two labels' cross-entropies by the same share: DomainBed's form. Over stored
+features it is the features that are mixed, which is another method, for an encoder is not linear; a run over images
+mixes the images. The default and the range of random search are DomainBed's (mixup_alpha).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg.core import Model
+from clipdg.objectives import _domains
+
+NEEDS = "domains"
+
+
+@dataclass
+class Config:
+    alpha: float = field(default=0.2, metadata={"min": 1e-6})  # random: 10^U(-1, 1)
+
+
+class Mixup(nn.Module):
+    def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        _domains.check_several("mixup", domains)
+        self.config, self.domains, self.label_smoothing = config, tuple(domains), label_smoothing
+        self.rng = np.random.default_rng(seed)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return dict(self.rng.bit_generator.state)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state
+
+    def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
+        places = _domains.split(domains, self.domains)
+        order = self.rng.permutation(len(places))
+        total = inputs.new_zeros(())
+        for i, j in zip(order, np.roll(order, -1), strict=True):
+            share = float(self.rng.beta(self.config.alpha, self.config.alpha))
+            num = min(len(places[i]), len(places[j]))
+            one, other = places[i][:num], places[j][:num]
+            _, logits = model(share * inputs[one] + (1 - share) * inputs[other])
+            risks = [
+                F.cross_entropy(logits.float(), labels[p], label_smoothing=self.label_smoothing) for p in (one, other)
+            ]
+            total = total + share * risks[0] + (1 - share) * risks[1]
+        return torch.as_tensor(total / len(places))
+
+
+def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> Mixup:
+    return Mixup(config, domains, label_smoothing, seed)

@@ -1,0 +1,51 @@
+"""vrex: risks that are equal in every domain (Krueger et al., ICML 2021, arXiv:2003.00688).
+
+The mean risk plus ``weight`` times the variance of the domains' risks (over the domains, not corrected for their
+number). As in DomainBed the weight is 1 for the first ``anneal_steps`` updates, and the optimiser starts anew when it
+changes; defaults and the ranges of random search are DomainBed's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from clipdg.core import Model
+from clipdg.objectives import _domains
+
+NEEDS = "domains"
+
+
+@dataclass
+class Config:
+    weight: float = field(default=10.0, metadata={"min": 0.0})  # random: 10^U(-1, 5)
+    anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
+
+
+class VREx(nn.Module):
+    num_updates: Tensor
+
+    def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        _domains.check_several("vrex", domains)
+        self.config, self.domains, self.label_smoothing = config, tuple(domains), label_smoothing
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def restarts_optimizer(self) -> bool:
+        """Whether the optimiser's state is to be dropped before this update."""
+        return int(self.num_updates) == self.config.anneal_steps
+
+    def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
+        _, logits = model(inputs)
+        weight = self.config.weight if int(self.num_updates) >= self.config.anneal_steps else 1.0
+        risks = _domains.losses(logits.float(), labels, _domains.split(domains, self.domains), self.label_smoothing)
+        self.num_updates += 1
+        return risks.mean() + weight * (risks - risks.mean()).square().mean()
+
+
+def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> VREx:
+    return VREx(config, domains, label_smoothing)

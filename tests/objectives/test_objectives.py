@@ -1,0 +1,225 @@
+"""Each objective against its formula written plainly: two domains, a small network, three steps of Adam."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import clipdg
+from clipdg import catalog, config, data
+from clipdg.core import Backbone, Benchmark
+from clipdg.errors import ConfigError
+
+IDS = (1, 4)  # places of the two source domains in their benchmark
+SETTINGS: dict[str, dict[str, Any]] = {
+    "erm": {},
+    "irm": {"weight": 3.0, "anneal_steps": 1},
+    "vrex": {"weight": 5.0, "anneal_steps": 1},
+    "group_dro": {"step_size": 0.5},
+    "coral": {"weight": 2.0},
+    "mixup": {"alpha": 0.7},
+}
+
+
+class Network(nn.Module):
+    """(n, 5) -> features (n, 4), logits (n, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = nn.Parameter(torch.randn(4, 5, generator=generator))
+        self.second = nn.Parameter(torch.randn(3, 4, generator=generator))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.tanh(inputs @ self.first.T)
+        return features, features @ self.second.T
+
+
+def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Eight images of each domain, mixed."""
+    generator = torch.Generator().manual_seed(100 + step)
+    domains = torch.tensor(IDS).repeat(8)
+    inputs = torch.randn(16, 5, generator=generator) + domains[:, None] / 4
+    return inputs, torch.randint(3, (16,), generator=generator), domains
+
+
+def built(name: str) -> nn.Module:
+    module = catalog.plugin("objectives", name)
+    objective: nn.Module = module.build(module.Config(**SETTINGS[name]), IDS, 0.0, 7)
+    return objective
+
+
+# The references: (network, images and labels of domain 1, of domain 4, step, what is kept between steps) -> loss
+Kept = dict[str, Any]
+Part = tuple[Tensor, Tensor]
+
+
+def plain_erm(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    return (F.cross_entropy(net(one[0])[1], one[1]) + F.cross_entropy(net(two[0])[1], two[1])) / 2
+
+
+def plain_irm(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    total = torch.zeros(())
+    for x, y in (one, two):
+        logits = net(x)[1]
+        # d/dw CE(w z) at w = 1 is the mean over images of sum_c softmax(z)_c z_c - z_y
+        slope = (logits.softmax(1) * logits).sum(1) - logits.gather(1, y[:, None]).squeeze(1)
+        penalty = slope[0::2].mean() * slope[1::2].mean()
+        total = total + F.cross_entropy(logits, y) + (3.0 if step >= 1 else 1.0) * penalty
+    return total / 2
+
+
+def plain_vrex(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    a, b = (F.cross_entropy(net(x)[1], y) for x, y in (one, two))
+    return (a + b) / 2 + (5.0 if step >= 1 else 1.0) * (a - b) ** 2 / 4  # the variance of two numbers
+
+
+def plain_group_dro(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    q1, q2 = kept.get("q", (1.0, 1.0))
+    a, b = (F.cross_entropy(net(x)[1], y) for x, y in (one, two))
+    q1, q2 = q1 * math.exp(0.5 * a.item()), q2 * math.exp(0.5 * b.item())
+    kept["q"] = q1 / (q1 + q2), q2 / (q1 + q2)
+    return kept["q"][0] * a + kept["q"][1] * b
+
+
+def plain_coral(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    (f1, z1), (f2, z2) = net(one[0]), net(two[0])
+    means = ((f1.mean(0) - f2.mean(0)) ** 2).mean()
+    covariances = ((torch.cov(f1.T) - torch.cov(f2.T)) ** 2).mean()
+    return (F.cross_entropy(z1, one[1]) + F.cross_entropy(z2, two[1])) / 2 + 2.0 * (means + covariances)
+
+
+def plain_mixup(net: Network, one: Part, two: Part, step: int, kept: Kept) -> Tensor:
+    rng = kept.setdefault("rng", np.random.default_rng(7))
+    parts = [one, two]
+    order = rng.permutation(2)
+    total = torch.zeros(())
+    for i, j in ((order[0], order[1]), (order[1], order[0])):
+        share = rng.beta(0.7, 0.7)
+        logits = net(share * parts[i][0] + (1 - share) * parts[j][0])[1]
+        total = total + share * F.cross_entropy(logits, parts[i][1])
+        total = total + (1 - share) * F.cross_entropy(logits, parts[j][1])
+    return total / 2
+
+
+PLAIN: dict[str, Callable[[Network, Part, Part, int, Kept], Tensor]] = {
+    "erm": plain_erm,
+    "irm": plain_irm,
+    "vrex": plain_vrex,
+    "group_dro": plain_group_dro,
+    "coral": plain_coral,
+    "mixup": plain_mixup,
+}
+
+
+def test_every_objective_has_a_reference_here() -> None:
+    assert set(PLAIN) == set(catalog.names("objectives"))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
+    ours, theirs, objective = Network(), Network(), built(name)
+    kept: Kept = {}
+    adams = [torch.optim.Adam(net.parameters(), 0.05) for net in (ours, theirs)]
+    for step in range(3):
+        inputs, labels, domains = batch(step)
+        if getattr(objective, "restarts_optimizer", False):
+            adams[0].state.clear()
+        if name in ("irm", "vrex") and step == 1:  # where the weight changes, DomainBed makes a new Adam
+            adams[1] = torch.optim.Adam(theirs.parameters(), 0.05)
+        one, two = domains == IDS[0], domains == IDS[1]
+        loss = objective(ours, inputs, labels, domains)
+        reference = PLAIN[name](theirs, (inputs[one], labels[one]), (inputs[two], labels[two]), step, kept)
+        for value, net, adam in ((loss, ours, adams[0]), (reference, theirs, adams[1])):
+            net.zero_grad()
+            value.backward()
+            adam.step()
+        assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in PLAIN if n != "erm"])
+def test_one_source_domain_is_refused(name: str) -> None:
+    module = catalog.plugin("objectives", name)
+    with pytest.raises(ConfigError, match="this shift has one"):
+        module.build(module.Config(), (0,), 0.0, 0)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_saved_objective_goes_on_where_it_was(name: str) -> None:
+    whole, first, second = built(name), built(name), built(name)
+    network = Network()
+    losses = [whole(network, *batch(step)).item() for step in range(3)]
+    assert first(network, *batch(0)).item() == losses[0]
+    second.load_state_dict(first.state_dict())
+    assert [second(network, *batch(step)).item() for step in (1, 2)] == losses[1:]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_label_smoothing_reaches_every_objective(name: str) -> None:
+    module = catalog.plugin("objectives", name)
+    sharp, smooth = (
+        module.build(module.Config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
+        for smoothing in (0.0, 0.2)
+    )
+    assert sharp != smooth
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a run
+
+
+@pytest.mark.parametrize("name", [n for n in PLAIN if n != "coral"])
+def test_coop_learns_under_every_objective_that_leaves_features_alone(name: str) -> None:
+    settings = {
+        "benchmark": "rotated_digits",
+        "shift": "75",
+        "shots": 1,
+        "method": {"name": "coop", "num_context": 2, "epochs": 2, "warmup_epochs": 0},
+        "objective": {"name": name},
+    }
+    [record] = clipdg.run(settings)
+    assert record.content["config"]["objective"]["name"] == name
+    assert record.content["timing"]["trainable_parameters"] == 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "coop", "objective": "coral"}, "acts on features, which coop leaves as they are"),
+        ({"method": "zero_shot", "objective": "vrex"}, "learns by gradient descent, and zero_shot does not"),
+        ({"method": "coop", "objective": "irmm"}, "Did you mean 'irm'"),
+        ({"method": "coop", "objective": {"name": "irm", "weight": -1}}, "objective.weight is -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        clipdg.run({"benchmark": "rotated_digits", "shift": "75", **settings})
+
+
+def test_a_run_of_before_there_were_objectives_keeps_its_identity() -> None:
+    plain = config.load(values={"method": "coop"}).identity()
+    assert not any(key.startswith("objective") for key in plain)
+    assert "objective.weight" in config.load(values={"method": "coop", "objective": "irm"}).identity()
+
+
+def test_batches_have_as_many_images_of_each_domain(squares: Benchmark, clip: Backbone) -> None:
+    parts = [
+        data.ImageDataset(squares.domains[name].rows, range(num), clip.preprocessing, i)
+        for i, (name, num) in enumerate((("bright", 30), ("dark", 6)))
+    ]
+    samples = data.concatenate(parts)
+    loader = data.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 5  # 36 images, 8 a batch
+    assert all(b.domains.tolist() == [0] * 4 + [1] * 4 for b in batches)
+    assert all(set(b.indices[4:].tolist()) <= set(range(6)) for b in batches)
+    again = data.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True, workers=1)
+    assert all(torch.equal(a.indices, b.indices) for a, b in zip(batches, again, strict=True))
