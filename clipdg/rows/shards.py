@@ -157,7 +157,7 @@ def _samples(shard: Path) -> list[_Sample]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 _add(archive, member, groups, shard)
-            _check_end(archive, shard)
+            _check_end(archive)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{shard} is not a whole, uncompressed .tar file: {error}") from error
     found = []
@@ -202,12 +202,12 @@ def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, groups: dict[str, _G
             raise DataError(f"{where} is not text in UTF-8: {error}") from error
 
 
-def _check_end(archive: tarfile.TarFile, shard: Path) -> None:
+def _check_end(archive: tarfile.TarFile) -> None:
     """A shard that was cut between two samples looks like a smaller one, but for the zeros at its end."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(_BLOCK) != b"\0" * _BLOCK:
-        raise DataError(f"{shard} is cut or followed by something else: its end mark is missing at {archive.offset:,}")
+        raise tarfile.ReadError(f"its end mark is missing at {archive.offset:,}")
 
 
 def _plain(name: str) -> str:
