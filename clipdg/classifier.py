@@ -79,6 +79,7 @@ class Classifier(lightning.LightningModule):
         self.automatic_optimization = fit is not None
         self.num_steps = 0  # of the last fit
         self._augmentation = torch.Generator().manual_seed(seed)
+        self.generators = {"augmentation": self._augmentation}  # part of the state of a fit
         self._solver_data: list[tuple[Tensor, Tensor]] = []
         self._solver_validation: list[tuple[Tensor, Tensor]] = []
         self._is_choosing = False

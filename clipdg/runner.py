@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, picks, placement, records, skipping, trainer
+from clipdg import catalog, config, contact, data, picks, placement, records, skipping, states, trainer
+from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, Shift, known_as
-from clipdg.errors import ConfigError, OutOfMemoryError, RecordError
+from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
 from clipdg.rows.folder import unlooked
@@ -287,7 +288,7 @@ class _Run:
         )
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
         if self.method.TRAINS != "nothing":
-            self._fit(classifier, fit_rows, val_rows)
+            self._fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
         classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
@@ -371,25 +372,48 @@ class _Run:
         )
         return data.FeatureDataset(features, domain.rows.labels, rows, number)
 
-    def _fit(self, classifier: Classifier, fit_rows: dict[str, np.ndarray], val_rows: dict[str, np.ndarray]) -> None:
+    def _fit(
+        self,
+        classifier: Classifier,
+        fit_rows: dict[str, np.ndarray],
+        val_rows: dict[str, np.ndarray],
+        out: Path | None,
+    ) -> None:
         dataset = data.concatenate([self._inputs(name, rows) for name, rows in fit_rows.items()])
         held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
         how = classifier.how
         batch_size = how.batch_size if how else EVALUATION_BATCH
+        order = torch.Generator().manual_seed(self.seed)
         loader = data.loader(
             dataset,
             batch_size,
-            generator=torch.Generator().manual_seed(self.seed) if how else None,
+            generator=order if how else None,
             drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
             per_domain=catalog.plugin("objectives", self.values["objective"]["name"]).NEEDS != "images",
             workers=self.values["workers"],
         )
-        name = self.values["method"]["name"]
+        validation = data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
+        name, epochs = f"fit {self.values['method']['name']}", how.epochs if how else 1
         with trainer.quiet():
-            fitting = trainer.make(f"fit {name}", self.session.progress, max_epochs=how.epochs if how else 1)
-            fitting.fit(
-                classifier, loader, data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
-            )
+            if how is None or out is None:
+                trainer.make(name, self.session.progress, max_epochs=epochs).fit(classifier, loader, validation)
+                return
+            state = FitState(self._state_file(out), {"order": order} | classifier.generators)
+            options = {"callbacks": [state], "plugins": [state.files], "enable_checkpointing": True}
+            fitting = trainer.make(name, self.session.progress, max_epochs=epochs, **options)
+            try:
+                fitting.fit(classifier, loader, validation, ckpt_path=state.resumes_from())
+            except DivergedError:
+                state.remove()
+                raise
+            except BaseException:
+                state.flush()
+                raise
+
+    def _state_file(self, out: Path) -> Path:
+        """Of a fit that is interrupted; only the same versions go on with it."""
+        versions = records.digest({name: version(name) for name in VERSIONS})
+        return states.checkpoint(out, f"{self.run_id}-{versions[:8]}")
 
     def _test_sets(self) -> list[data.TestSet]:
         return [
@@ -423,7 +447,9 @@ class _Run:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
             if not sheet.exists():
                 records.publish(sheet, contact.sheet(self.benchmark))
-            if not record.publish(out) and (first := self.stored(out)) is not None:
+            fresh = record.publish(out)
+            Checkpoints().remove_checkpoint(self._state_file(out))
+            if not fresh and (first := self.stored(out)) is not None:
                 return first  # another process was faster
         return record
 

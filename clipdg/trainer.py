@@ -14,6 +14,8 @@ from typing import Any
 import lightning
 from torch import nn
 
+from clipdg import interruption
+
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
@@ -24,6 +26,13 @@ class _Report(lightning.Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         total = int(trainer.estimated_stepping_batches)
         self.progress(self.stage, min(trainer.global_step, total), total)
+
+
+class _Stop(lightning.Callback):
+    """A signal that came while an object was being collected: Python has dropped the exception of its handler."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        interruption.check()
 
 
 def make(stage: str, progress: Progress | None = None, **options: Any) -> lightning.Trainer:
@@ -37,7 +46,8 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return lightning.Trainer(callbacks=[_Report(stage, progress)] if progress else [], **(defaults | options))
+    callbacks = [_Stop(), *([_Report(stage, progress)] if progress else []), *options.pop("callbacks", [])]
+    return lightning.Trainer(callbacks=callbacks, **(defaults | options))
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup: int) -> float:

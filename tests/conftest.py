@@ -77,3 +77,14 @@ def folder(tmp_path: Path, jpeg: Jpeg) -> Path:
         (tmp_path / "pairs" / f"{i:02}.jpg").write_bytes(jpeg(shade))
         (tmp_path / "pairs" / f"{i:02}.txt").write_text(f"a {name} square\n")
     return tmp_path / "pairs"
+
+
+@pytest.fixture
+def plugins_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``plugins_of.a_user``, which worker processes can import too; the folder that must be on their path."""
+    package = tmp_path / "path" / "plugins_of"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "a_user.py").write_text((Path(__file__).parent / "plugins_of_a_user.py").read_text())
+    monkeypatch.syspath_prepend(str(package.parent))
+    return package.parent

@@ -1,7 +1,7 @@
 """A benchmark and a method of a user's own, by dotted path, which worker processes can import: nothing here is a test.
 
-``benchmark=tests.plugins_of_a_user`` is three colours in two domains, each left out once; the method of the same name
-can be made to fail as runs fail.
+``benchmark=plugins_of.a_user``, see conftest.py, is three colours in two domains, each left out once; the method of the
+same name can be made to fail as runs fail.
 """
 
 from __future__ import annotations

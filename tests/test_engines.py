@@ -12,23 +12,15 @@ from clipdg.engines.local import Local
 from clipdg.errors import ConfigError, StorageError
 from clipdg.runner import Session
 
-MINE = "plugins_of_a_user"  # beside this file, which pytest puts on the path
+MINE = "plugins_of.a_user"
 
 
 def settings(**method: Any) -> config.Resolved:
-    mine = f"mine.{MINE}"
-    base = {"benchmark": mine, "backbone": {"name": "tiny", "weights": "random:0"}, "shift": "dark"}
-    return config.load(values=base | {"method": {"name": mine, **method}, "label": method.get("how", "well")})
+    base = {"benchmark": MINE, "backbone": {"name": "tiny", "weights": "random:0"}, "shift": "dark"}
+    return config.load(values=base | {"method": {"name": MINE, **method}, "label": method.get("how", "well")})
 
 
-@pytest.fixture(autouse=True)
-def _importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a package, since a plug-in of the user's own has a dot in its path; workers get the path of their parent."""
-    package = tmp_path / "path" / "mine"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / f"{MINE}.py").write_text((Path(__file__).parent / f"{MINE}.py").read_text())
-    monkeypatch.syspath_prepend(str(package.parent))
+pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
 
 def complete(planned: list[config.Resolved], out: Path, engine: Engine | None = None) -> sweep.Outcome:
