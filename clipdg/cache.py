@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from clipdg.errors import StorageError
+
 
 def folder(*parts: str) -> Path:
-    """``$CLIPDG_CACHE``, else ``$XDG_CACHE_HOME/clipdg``, else ``~/.cache/clipdg``; not created here."""
+    """``$CLIPDG_CACHE``, else ``$XDG_CACHE_HOME/clipdg``, else ``~/.cache/clipdg``; not created here.
+
+    Raises StorageError if a file stands in its place.
+    """
     root = os.environ.get("CLIPDG_CACHE")
-    if root:
-        return Path(root, *parts)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clipdg", *parts)
+    place = Path(root or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clipdg"))
+    blocking = next((p for p in (place, *place.parents) if p.exists()), place)
+    if blocking.is_file():
+        raise StorageError(f"the cache is to be in {place}, and {blocking} is a file; set CLIPDG_CACHE to a folder")
+    return place.joinpath(*parts)

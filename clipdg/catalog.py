@@ -11,6 +11,7 @@ reads.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -20,7 +21,13 @@ from types import ModuleType
 
 from clipdg.errors import ConfigError
 
-KINDS = ("backbones", "benchmarks", "methods", "objectives")
+PARTS = {
+    "backbones": ("load",),
+    "benchmarks": ("Config", "build"),
+    "methods": ("Config", "build", "NEEDS_TEXT", "TRAINS"),
+    "objectives": ("Config", "build", "NEEDS"),
+}
+KINDS = tuple(PARTS)
 
 
 @cache
@@ -37,12 +44,28 @@ def plugin(kind: str, name: str) -> ModuleType:
         return importlib.import_module(f"clipdg.{kind}.{name}")
     if "." in name and all(part.isidentifier() for part in name.split(".")):
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"no module '{name}' for {kind}: {error}") from error
+            raise ConfigError(
+                f"no module '{name}' for {kind}: {error}; install it, or put its folder on PYTHONPATH"
+            ) from error
+        _check(module, kind, name)
+        return module
     raise ConfigError(
         f"no '{name}' in clipdg/{kind}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}."
     )
+
+
+def _check(module: ModuleType, kind: str, name: str) -> None:
+    missing = [part for part in PARTS[kind] if not hasattr(module, part)]
+    if missing:
+        raise ConfigError(
+            f"{name} is no plug-in for {kind}: it has no {', '.join(missing)}; those in clipdg/{kind}/ show what is "
+            "needed"
+        )
+    settings = getattr(module, "Config", None)
+    if settings is not None and not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        raise ConfigError(f"{name} is no plug-in for {kind}: its Config is no dataclass")
 
 
 def summary(kind: str, name: str) -> str:

@@ -291,7 +291,8 @@ def _parse_override(text: str) -> dict[str, Any]:
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"'{text}' is not key=value (such as seed=1 or method.lr=0.01)")
-    return nested(key, value if "${" in value else _yaml(value, f"'{text}'"))
+    word = "${" in value or value.endswith(":")  # "hf:" is a name without its end and no mapping
+    return nested(key, value if word else _yaml(value, f"'{text}'"))
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

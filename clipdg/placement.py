@@ -83,6 +83,7 @@ def place(backbone: Backbone, precision: str, device: torch.device | str, compil
     if compile:
         _check_compiler(torch.device(device))
     kind = PlacedClip if isinstance(backbone, ClipBackbone) else Placed
+    _check_protocol(backbone)
     assert isinstance(backbone, nn.Module)
     backbone.to(device)
     if dtype != torch.float32:
@@ -205,6 +206,16 @@ class _ImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self._backbone[0].encode_image(images)
         return features
+
+
+def _check_protocol(backbone: object) -> None:
+    """A plug-in of the user's own may return anything."""
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"a backbone is an nn.Module, and load returned a {type(backbone).__name__}")
+    needed = ("name", "weights", "embed_dim", "preprocessing", "preprocess", "encode_image")  # core.Backbone
+    missing = [part for part in needed if not hasattr(backbone, part)]
+    if missing:
+        raise ConfigError(f"the backbone {type(backbone).__name__} has no {', '.join(missing)}; see core.Backbone")
 
 
 def _cast(backbone: nn.Module, dtype: torch.dtype) -> None:

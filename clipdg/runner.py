@@ -233,7 +233,7 @@ class _Run:
         Weights ``random:0`` and ``random:${seed}`` are the same at seed 0, but stand in rows of their own.
         """
         said = {f"method.{k}": v for k, v in self._said().items()}
-        settings = self.resolved.identity() | said | {"shift": self.shift.name}
+        settings = self.resolved.identity() | said | {"shift": self.shift.name, "backbone.name": self.backbone.name}
         del settings["picks"]  # the list counts, not where it lies
         story = {
             "protocol": PROTOCOL,
@@ -465,7 +465,7 @@ class _Run:
         values["method"] |= self._said()
         values["benchmark"].pop("root")
         values["benchmark"].pop("skip")
-        values["backbone"]["weights"] = weights.tag
+        values["backbone"] |= {"name": self.backbone.name, "weights": weights.tag}  # without the folders they lie in
         values.pop("workers")
         values["picks"] = self.picks.digest[:16] if self.picks else None
         for name in ("hparams_seed", "picks"):

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from clipdg import catalog
@@ -25,6 +28,32 @@ def test_a_dotted_path_is_a_users_own_module() -> None:
     assert catalog.plugin("methods", "clipdg.methods.coop") is catalog.plugin("methods", "coop")
     with pytest.raises(ConfigError, match=r"no module 'mine\.nothing'"):
         catalog.plugin("methods", "mine.nothing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "message"),
+    [
+        ("backbones", "", "it has no load; those in clipdg/backbones/"),
+        ("benchmarks", "def build(config, root): ...", "it has no Config; those"),
+        ("methods", "", "it has no Config, build, NEEDS_TEXT, TRAINS; those"),
+        ("backbones", "def load(model, weights): ...\nConfig = 3", "its Config is no dataclass"),
+        ("backbones", "import nowhere_at_all", "No module named 'nowhere_at_all'; install it, or put its folder on"),
+    ],
+)
+def test_a_module_that_lacks_a_part_of_a_plugin_is_refused_by_it(
+    kind: str, code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "lacking"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "part.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("lacking", "lacking.part"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ConfigError, match=message):
+        catalog.plugin(kind, "lacking.part")
+    for name in ("lacking", "lacking.part"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("name", ["", "../coop", "coop; import os", "a..b"])

@@ -67,6 +67,9 @@ def test_version(call) -> None:  # type: ignore[no-untyped-def]
         (["list", "method"], 2, "Did you mean 'methods'"),
         (["rum"], 2, "rum"),
         (["run", "benchmark=folder"], 2, "root"),
+        (["run", "backbone=hf:"], 2, "hf needs a repository or a folder"),
+        (["run", "backbone.name=timm:"], 2, "no timm model ''"),
+        (["run", "backbone.weights=random:"], 2, "with a whole number"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(  # type: ignore[no-untyped-def]
@@ -197,6 +200,21 @@ def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: i
     _, shown, _ = call("list", "backbones", "--filter", "tiny:resnet")
     assert "128" in shown
     assert call("list", "backbones", "--filter", "no such model")[0] == 2
+
+
+@pytest.mark.parametrize("below", [(), ("sub", "folder")])
+def test_a_file_in_the_place_of_the_cache_is_one_sentence(  # type: ignore[no-untyped-def]
+    call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIPDG_CACHE", str(tmp_path.joinpath("file", *below)))
+    arguments = ("benchmark=folder", f"benchmark.root={photos}", "--out", str(tmp_path / "out"))
+    code, _, err = call("run", *arguments)
+    assert code == 5
+    assert f"{tmp_path / 'file'} is a file; set CLIPDG_CACHE to a folder" in err
+    code, out, err = call("doctor")  # whose task is to say so, after all the rest
+    assert (code, err) == (0, "")
+    assert f"{tmp_path / 'file'} is a file; set CLIPDG_CACHE to a folder" in out
 
 
 def test_fetch_needs_a_network_or_the_cache(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

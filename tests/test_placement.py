@@ -267,3 +267,10 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"compile needs a C\+\+ compiler on a CPU"):
         place(tiny.load("resnet", "random:0"), "fp32", "cpu", compile=True)
+
+
+def test_what_a_plugin_returns_is_looked_at() -> None:
+    with pytest.raises(ConfigError, match=r"is an nn\.Module, and load returned a int"):
+        place(3, "fp32", "cpu")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ConfigError, match="the backbone Linear has no name, weights, embed_dim, preprocessing"):
+        place(nn.Linear(1, 1), "fp32", "cpu")  # type: ignore[arg-type]  # on purpose

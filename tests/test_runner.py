@@ -267,3 +267,26 @@ def test_descriptions_count_by_what_they_say(own: types.ModuleType, squares: Ben
     assert found[0].content["data"]["templates"] == []
     assert found[0].content["config"]["method"]["descriptions"].startswith("sha256:")
     assert str(tmp_path) not in found[0].bytes().decode()
+
+
+def test_where_a_backbone_lies_is_neither_in_its_record_nor_in_its_run_id(
+    own: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = {"width": 32, "layers": 1}
+    text = {**tower, "heads": 2, "context_length": 20, "vocab_size": 49408}
+    vision = {**tower, "image_size": 32, "head_width": 16, "patch_size": 16}
+    found = []
+    for place in ("here", "there"):
+        folder = tmp_path / place / "clip"
+        folder.mkdir(parents=True)
+        card = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+        (folder / "open_clip_config.json").write_text(json.dumps(card))
+        monkeypatch.chdir(tmp_path / place)
+        spec = f"open_clip:local-dir:{'clip' if place == 'here' else folder}"  # a relative and an absolute path
+        [record] = run(settings(f"backbone={spec}", "backbone.weights=random:0", "method=zero_shot"), tmp_path / place)
+        found.append(record)
+    assert found[0].run_id == found[1].run_id
+    for record in found:
+        assert record.content["config"]["backbone"]["name"] == "open_clip:local-dir:clip"
+        assert str(tmp_path) not in json.dumps(record.content)
+        assert record.content["weights"]["random"]

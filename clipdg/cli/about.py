@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipdg import __version__
 from clipdg.cli.console import app, say
-from clipdg.errors import ConfigError
+from clipdg.errors import ConfigError, StorageError
 
 
 @app.command("list")
@@ -83,9 +84,22 @@ def doctor() -> None:
     print(f"precision: {', '.join(_precisions(placement, torch))}")
     if torchvision_guard.acted():
         print("torchvision is of another build than torch; its compiled operators are missing, and clipdg needs none.")
-    folder = cache.folder()
-    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
-    print(f"cache: {folder}, {size / 2**20:,.1f} MiB (another place: CLIPDG_CACHE)")
+    try:
+        folder = cache.folder()
+    except StorageError as error:
+        print(error)
+    else:
+        print(f"cache: {folder}, {_mebibytes(folder)} (another place: CLIPDG_CACHE)")
+    from huggingface_hub import constants
+
+    offline = ", and HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    hub = Path(constants.HF_HUB_CACHE)
+    print(f"weights from the hub: {hub}, {_mebibytes(hub)} (another place: HF_HOME){offline}")
+
+
+def _mebibytes(folder: Path) -> str:
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _precisions(placement: Any, torch: Any) -> list[str]:
