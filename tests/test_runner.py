@@ -44,7 +44,14 @@ ERM = ("backbone=tiny:resnet", "backbone.weights=random:${seed}", "method=erm", 
 
 @pytest.mark.parametrize(
     "overrides",
-    [("method=zero_shot",), ("method=linear_probe", "shots=4"), ("method=coop", "method.epochs=2"), ERM],
+    [
+        ("method=zero_shot",),
+        ("method=linear_probe", "shots=4"),
+        ("method=tip_adapter", "shots=4", "method.fine_tune=true"),
+        ("method=clip_adapter", "method.epochs=2"),
+        ("method=coop", "method.epochs=2"),
+        ERM,
+    ],
     ids=lambda o: o[-1] if isinstance(o, tuple) else o,
 )
 def test_a_run_is_repeated_to_the_bit_and_found_again(

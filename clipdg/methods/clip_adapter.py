@@ -1,0 +1,84 @@
+"""CLIP-Adapter: a bottleneck of two layers beside the image features (Gao et al. 2021, arXiv:2110.04544).
+
+The feature becomes ``ratio A(f) + (1 - ratio) f`` with ``A = ReLU W_2 ReLU W_1``, W_1 a quarter as wide as the feature,
+no biases, ratio 0.2, as in the authors' code (gaopengcuhk/CLIP-Adapter); it is compared with the classes' prompts as
+in zero-shot. That code brings no optimiser settings; those here are CoOp's on Dassl, which it is built on (SGD at
+0.002, momentum 0.9, cosine per epoch after one epoch at 1e-5). Different from it: features may be stored, which leaves
+out random crops and flips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg import prompts
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.errors import ConfigError
+from clipdg.templates import Prompted, texts_of
+
+TRAINS = "method"
+NEEDS_TEXT = True
+
+
+@dataclass
+class Config(Prompted):
+    """``reduction``: how many times narrower than the feature the bottleneck is."""
+
+    ratio: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    reduction: int = field(default=4, metadata={"min": 1})
+    epochs: int = field(default=50, metadata={"min": 1})
+    lr: float = field(default=2e-3, metadata={"min": 0.0, "max": 100.0})
+    batch_size: int = field(default=32, metadata={"min": 1})
+    weight_decay: float = field(default=5e-4, metadata={"min": 0.0})
+    momentum: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    warmup_epochs: int = field(default=1, metadata={"min": 0})
+    warmup_lr: float = field(default=1e-5, metadata={"min": 0.0})
+
+
+class ClipAdapter(nn.Module):
+    """Legend: N images, C classes, D features."""
+
+    directions: Tensor
+
+    def __init__(self, directions: Tensor, scale: float, ratio: float, reduction: int) -> None:
+        """``directions``: (C, D), of unit length."""
+        super().__init__()
+        width = directions.shape[1]
+        self.register_buffer("directions", directions)
+        self.scale, self.ratio = scale, ratio
+        self.down = nn.Linear(width, width // reduction, bias=False, device=directions.device)
+        self.up = nn.Linear(width // reduction, width, bias=False, device=directions.device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        adapted = self.up(self.down(features).relu()).relu()
+        mixed = self.ratio * adapted + (1 - self.ratio) * features
+        return self.scale * F.normalize(mixed, dim=1) @ self.directions.T
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ClipAdapter:
+    """Raises ConfigError if the bottleneck would have no width."""
+    assert isinstance(backbone, ClipBackbone)
+    if config.reduction > backbone.embed_dim:
+        raise ConfigError(f"method.reduction is {config.reduction} and there are {backbone.embed_dim} features")
+    own = texts_of(config, benchmark).prompts(benchmark.classes)
+    directions = prompts.prompt_directions(backbone, own, config.ensemble)
+    return ClipAdapter(directions, backbone.logit_scale, config.ratio, config.reduction)
+
+
+def fit(config: Config) -> Fit:
+    return Fit(
+        optimizer="sgd",
+        lr=config.lr,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        schedule="cosine_epoch",
+        warmup_epochs=config.warmup_epochs,
+        warmup_lr=config.warmup_lr,
+        drop_last=True,
+    )

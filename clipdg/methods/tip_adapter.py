@@ -1,0 +1,145 @@
+"""Tip-Adapter: zero-shot logits and those of a cache of the training images (Zhang et al. 2022, arXiv:2207.09519).
+
+An image's logits are ``scale cos(f, text) + alpha sum_i exp(-beta (1 - cos(f, key_i))) onehot(y_i)``: the keys are the
+training images' features. ``fine_tune=true`` is Tip-Adapter-F, which trains the keys (AdamW, 20 epochs). Settings and
+the search of alpha and beta on a grid are those of the authors' code (gaopengcuhk/Tip-Adapter, configs/imagenet.yaml),
+the search being on the sources' validation images, the first of equally good pairs. Different from it: a key is one
+stored feature and not the mean of ten augmented views, and it is the last epoch that counts, where theirs takes the
+epoch that is best on the test images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg import prompts
+from clipdg.core import Backbone, Benchmark, ClipBackbone
+from clipdg.errors import DataError, DivergedError
+from clipdg.templates import Prompted, texts_of
+
+TRAINS = "solver"
+NEEDS_TEXT = True
+CHUNK = 1024  # validation images at a time
+
+
+@dataclass
+class Config(Prompted):
+    """``alpha``, ``beta``: in training, and without a search in testing too. The search tries ``alphas`` × ``betas``
+    values, from 0.1 to below ``max_alpha`` and ``max_beta``."""
+
+    alpha: float = field(default=1.17, metadata={"min": 0.0})
+    beta: float = field(default=1.0, metadata={"min": 0.0})
+    search: bool = True
+    max_alpha: float = field(default=3.0, metadata={"min": 0.1})
+    max_beta: float = field(default=7.0, metadata={"min": 0.1})
+    alphas: int = field(default=20, metadata={"min": 1})
+    betas: int = field(default=200, metadata={"min": 1})
+    fine_tune: bool = False
+    epochs: int = field(default=20, metadata={"min": 1})
+    lr: float = field(default=1e-3, metadata={"min": 0.0, "max": 100.0})
+    batch_size: int = field(default=256, metadata={"min": 1})
+
+
+class TipAdapter(nn.Module):
+    """Legend: N images, K cached images, C classes, D features. Without a cache it is zero-shot."""
+
+    directions: Tensor
+    values: Tensor
+    strengths: Tensor
+
+    def __init__(self, config: Config, directions: Tensor, scale: float) -> None:
+        """``directions``: (C, D), of unit length."""
+        super().__init__()
+        self.config, self.scale = config, scale
+        self.register_buffer("directions", directions)
+        self.keys = nn.Parameter(directions.new_empty(0, directions.shape[1]), requires_grad=False)  # (K, D)
+        self.register_buffer("values", directions.new_empty(0, len(directions)))  # (K, C), one-hot
+        self.register_buffer("strengths", torch.tensor([config.alpha, config.beta]))
+        self.needs_validation = config.search
+        self.story: dict[str, Any] = {}
+        self._seed = torch.initial_seed()  # the run's
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        features = F.normalize(features, dim=1)
+        alpha, beta = self.strengths
+        logits: Tensor = self._by_text(features) + alpha * self._by_cache(features @ self.keys.T, beta)
+        return logits
+
+    def _by_text(self, features: Tensor) -> Tensor:
+        return self.scale * features @ self.directions.T
+
+    def _by_cache(self, affinity: Tensor, beta: Tensor | float) -> Tensor:
+        return (beta * (affinity - 1)).exp() @ self.values
+
+    def solve(self, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> None:
+        """Make the cache of (K, D) features and (K,) labels, train it if asked, and search alpha and beta.
+
+        Raises DataError if there is nothing to search on, DivergedError if training leaves the finite numbers.
+        """
+        if self.config.search and (validation is None or not len(validation[1])):
+            raise DataError("tip_adapter searches alpha and beta on validation images; hold some out or search=false")
+        features = F.normalize(features, dim=1)
+        self.keys.data = features.clone()
+        self.values = F.one_hot(labels, len(self.directions)).to(features)
+        self.strengths = self.strengths.new_tensor([self.config.alpha, self.config.beta])
+        if self.config.fine_tune:
+            self._fine_tune(features, labels)
+        if validation is not None and self.config.search:
+            self._search(F.normalize(validation[0], dim=1), validation[1])
+
+    @torch.enable_grad()
+    def _fine_tune(self, features: Tensor, labels: Tensor) -> None:
+        generator = torch.Generator().manual_seed(self._seed)
+        self.keys.requires_grad_(True)
+        optimizer = torch.optim.AdamW([self.keys], self.config.lr, eps=1e-4)
+        num_steps = self.config.epochs * math.ceil(len(labels) / self.config.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+        for _ in range(self.config.epochs):
+            order = torch.randperm(len(labels), generator=generator).to(labels.device)
+            for batch in torch.split(order, self.config.batch_size):
+                loss = F.cross_entropy(self(features[batch]), labels[batch])
+                if not torch.isfinite(loss):
+                    raise DivergedError(f"tip_adapter's loss is {loss.item()}; lower method.lr")
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+        self.keys.requires_grad_(False)
+
+    @torch.no_grad()
+    def _search(self, features: Tensor, labels: Tensor) -> None:
+        config = self.config
+        betas = [0.1 + i * (config.max_beta - 0.1) / config.betas for i in range(config.betas)]
+        alphas = [0.1 + i * (config.max_alpha - 0.1) / config.alphas for i in range(config.alphas)]
+        right = torch.zeros(len(betas), len(alphas), dtype=torch.int64)
+        for x, y in zip(torch.split(features, CHUNK), torch.split(labels, CHUNK), strict=True):
+            by_text, affinity = self._by_text(x), x @ self.keys.T
+            for row, beta in enumerate(betas):
+                by_cache = self._by_cache(affinity, beta)
+                for column, alpha in enumerate(alphas):
+                    right[row, column] += int(((by_text + alpha * by_cache).argmax(dim=1) == y).sum())
+        best = int(right.flatten().argmax())  # the first of equals
+        alpha, beta = alphas[best % len(alphas)], betas[best // len(alphas)]
+        self.strengths = self.strengths.new_tensor([alpha, beta])
+        accuracy = int(right.max()) / len(labels)
+        self.story = {"alpha": alpha, "beta": beta, "validation_accuracy": accuracy, "num_validation": len(labels)}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """The cache has as many rows as were fitted on."""
+        if f"{prefix}keys" in state_dict:
+            self.keys.data = torch.empty_like(state_dict[f"{prefix}keys"], device=self.keys.device)
+            self.values = torch.empty_like(state_dict[f"{prefix}values"], device=self.keys.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> TipAdapter:
+    assert isinstance(backbone, ClipBackbone)
+    own = texts_of(config, benchmark).prompts(benchmark.classes)
+    return TipAdapter(config, prompts.prompt_directions(backbone, own, config.ensemble), backbone.logit_scale)
