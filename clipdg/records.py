@@ -41,10 +41,10 @@ SCHEMA = 1
 MAX_BYTES = 2**30
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
 NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
-                "backbone.weights")  # fmt: skip
+                "backbone.weights", "method.memory_mib")  # fmt: skip
 # Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
 # run keeps its identity and its row.
-CAME_LATER: Mapping[str, object] = {"objective.name": "erm"}
+CAME_LATER: Mapping[str, object] = {"objective.name": "erm", "method.position": "end"}
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, picks, placement, records, skipping, states, trainer
+from clipdg import catalog, config, contact, data, picks, placement, prompts, records, skipping, states, trainer
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, Shift, known_as
@@ -275,7 +275,8 @@ class _Run:
         torch.manual_seed(self.seed)
         backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
         settings = config.plugin_config("method", self.values["method"])
-        method = self.method.build(settings, backbone, self.benchmark)
+        with prompts.reporting(self.session.progress):
+            method = self.method.build(settings, backbone, self.benchmark)
         assert isinstance(method, nn.Module)
         classifier = Classifier(
             backbone,

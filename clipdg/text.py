@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipdg.errors import ConfigError
+from clipdg.errors import OutOfMemoryError
 from clipdg.packing import Bins, Packed, apart, pack
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Prompts:
         With gradients, what does not fit into ``memory`` bytes (None: half of what is free now) is computed again on
         the way back, chunk by chunk; without, ``memory`` bounds a chunk.
 
-        Raises ConfigError if not even one bin at a time fits.
+        Raises OutOfMemoryError if not even one bin at a time fits.
         """
         if self._packed is None:
             return self._by_the_library(vectors, progress)
@@ -259,7 +259,7 @@ class _Run:
         at_once = room // (size * self.kept_slot)
         if at_once < 1:
             needed, given = ((size + num_trunk) * self.kept_slot / 2**20, memory / 2**20)
-            raise ConfigError(
+            raise OutOfMemoryError(
                 f"a step over {len(self.packed.prompts)} prompts needs {needed:,.3g} MiB even one after another, "
                 f"and may take {given:,.3g}; give it more, or a backbone with a smaller text tower"
             )

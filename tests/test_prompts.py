@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from clipdg import prompts
+import clipdg
+from clipdg import prompts, text
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
 
@@ -77,3 +80,68 @@ def test_a_prompt_that_is_too_long_is_named(clip: ClipBackbone) -> None:
 
 def test_directions_carry_no_gradient(clip: ClipBackbone) -> None:
     assert not F.normalize(prompts.class_directions(clip, ["cat"], ["a {}"])).requires_grad
+
+
+def test_a_large_classifier_is_the_same_as_one_prompt_at_a_time(clip: ClipBackbone) -> None:
+    classes = [f"{size} {kind}" for size in ("big", "small", "red", "tall") for kind in ("cat", "dog", "house", "tree")]
+    templates = [
+        f"{a} {b} {{}}{end}" for a in ("a", "the") for b in ("photo of a", "sketch of my") for end in ("", ".")
+    ]
+    found = prompts.class_directions(clip, classes, templates)
+    torch.testing.assert_close(found, naive(clip, classes, templates, True), atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of prompts that went through the tower."""
+    counts: list[int] = []
+    encode = prompts._Directions._encode
+
+    def counted(self: prompts._Directions, rows: torch.Tensor) -> torch.Tensor:
+        counts.append(len(rows))
+        return encode(self, rows)
+
+    monkeypatch.setattr(prompts._Directions, "_encode", counted)
+    return counts
+
+
+def test_stored_directions_are_the_same_and_encode_no_text(clip: ClipBackbone, encoded: list[int]) -> None:
+    prompts_of = [["a cat", "my cat"], ["a dog"], ["a cat", "my cat"]]
+    plain = prompts.prompt_directions(clip, prompts_of)
+    first, second = (prompts.prompt_directions(clip, prompts_of, store=True) for _ in range(2))
+    assert torch.equal(first, plain)
+    assert torch.equal(second, plain)
+    assert encoded == [3, 3]  # without the store, and the first time with it
+
+
+def test_nothing_stored_is_taken_for_something_else(clip: ClipBackbone, encoded: list[int]) -> None:
+    other = clipdg.load_backbone("tiny", "random:1")
+    assert isinstance(other, ClipBackbone)
+    asked: list[tuple[ClipBackbone, list[list[str]], prompts.Ensemble]] = [
+        (clip, [["a cat", "a dog"]], "normalized"),
+        (clip, [["a cat"], ["a dog"]], "normalized"),
+        (clip, [["a dog"], ["a cat"]], "normalized"),
+        (clip, [["a cat", "a dog"]], "raw"),
+        (other, [["a cat", "a dog"]], "normalized"),
+    ]
+    for backbone, prompts_of, ensemble in asked:
+        stored = prompts.prompt_directions(backbone, prompts_of, ensemble, store=True)
+        assert torch.equal(stored, prompts.prompt_directions(backbone, prompts_of, ensemble))
+    assert len(encoded) == 2 * len(asked)
+
+
+def test_weights_that_are_trained_are_never_stored(clip: ClipBackbone) -> None:
+    trained = copy.deepcopy(clip)
+    trained.requires_grad_(True)  # type: ignore[attr-defined]
+    with pytest.raises(AssertionError, match="trained"):
+        prompts.prompt_directions(trained, [["a cat"]], store=True)
+
+
+def test_progress_counts_prompts_to_the_last(clip: ClipBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "ENCODING", 2**18)
+    told: list[tuple[str, int, int]] = []
+    with prompts.reporting(lambda *at: told.append(at)):
+        prompts.class_directions(clip, [f"{a}{b}" for a in "abcdef" for b in "qxyz"], [f"{w} {{}}." for w in "abcdef"])
+    assert told[-1] == ("encode prompts", 144, 144)
+    assert len(told) > 2
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)

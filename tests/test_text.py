@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clipdg import text
 from clipdg.backbones.tiny import END, PAD, START
 from clipdg.core import ClipBackbone, TextTower
-from clipdg.errors import ConfigError
+from clipdg.errors import OutOfMemoryError
 from clipdg.placement import place
 from clipdg.text import Block, Form, Linear, Norm, Prompts, Transformer
 
@@ -215,7 +215,7 @@ def test_chunks_without_gradients_are_the_whole_and_tell_how_far_they_are() -> N
 def test_what_fits_nowhere_is_refused_before_the_work() -> None:
     tower = Tower(random_tower())
     vectors = torch.zeros(2, WIDTH, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ConfigError, match=r"150 prompts needs .* MiB even one after another"):
+    with pytest.raises(OutOfMemoryError, match=r"150 prompts needs .* MiB even one after another"):
         Prompts(tower, rows(150, words=30), places(150, "front")).encode(vectors, memory=1000)
 
 

@@ -48,7 +48,9 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
     nouns: list[str | None] = [None]
     if texts.domain_aware:
         nouns = [domain.noun for domain in benchmark.domains.values()] or [None]
+    frozen = not any(p.requires_grad for p in backbone.parameters())  # type: ignore[attr-defined]  # every backbone is an nn.Module
     directions = [
-        prompts.prompt_directions(backbone, texts.prompts(benchmark.classes, noun), config.ensemble) for noun in nouns
+        prompts.prompt_directions(backbone, texts.prompts(benchmark.classes, noun), config.ensemble, store=frozen)
+        for noun in nouns
     ]
     return ZeroShot(directions[0] if nouns == [None] else torch.stack(directions), backbone.logit_scale)

@@ -1,11 +1,15 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from clipdg import text
 from clipdg.classifier import lr_factor
 from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError
+from clipdg.errors import ConfigError, OutOfMemoryError
 from clipdg.methods import coop
+from clipdg.placement import place
 
 CLASSES = ("cat", "dog", "bird house")
 
@@ -92,3 +96,93 @@ def test_a_context_that_leaves_no_room_is_refused(clip: ClipBackbone) -> None:
 def test_the_schedule_is_dassls(epochs: int, epoch: int, rate: float) -> None:
     fit = coop.fit(coop.Config(epochs=epochs))
     assert fit.lr * lr_factor(fit, epochs, 1)(epoch) == pytest.approx(rate, rel=1e-4)
+
+
+LONG_CLASSES = ("cat", "dog", "bird house", "a very tall house", "zebra")
+
+
+def by_the_papers_code(
+    clip: ClipBackbone, context: torch.Tensor, features: torch.Tensor, position: str
+) -> torch.Tensor:
+    """KaiyangZhou/CoOp's PromptLearner.forward, class by class, and all tokens through the tower written out."""
+    tower = clip.text_tower
+    assert tower is not None
+    description = tower.description
+    assert description is not None
+    m, rows = context.shape[-2], []
+    for i, name in enumerate(LONG_CLASSES):
+        tokens = clip.tokenize([f"{name}."])[0]
+        name_length = int((clip.tokenize([name])[0] != 0).sum()) - 2
+        embedded = tower.embed(tokens[None])[0]
+        prefix, class_i, suffix = embedded[:1], embedded[1 : 1 + name_length], embedded[1 + name_length :]
+        ctx = context if context.ndim == 2 else context[i]
+        half = m // 2
+        parts = {
+            "end": [prefix, ctx, class_i, suffix],
+            "middle": [prefix, ctx[:half], class_i, ctx[half:], suffix],
+            "front": [prefix, class_i, ctx, suffix],
+        }[position]
+        x = torch.cat(parts)[: tower.context_length] + description.positions
+        end = m + int((tokens != 0).sum()) - 1
+        mask = torch.ones(len(x), len(x)).tril().log()  # 0 and -inf
+        for block in description.blocks:
+            q, k, v = (block.query_key_value(block.norm1(x))).unflatten(1, (3, description.heads, -1)).unbind(1)  # type: ignore[operator]
+            scores = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5 + mask
+            x = x + block.out(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1))
+            x = x + block.down(F.gelu(block.up(block.norm2(x))))
+        assert description.projection is not None
+        rows.append(description.projection(description.norm(x[end])))
+    return clip.logit_scale * F.normalize(features, dim=1) @ F.normalize(torch.stack(rows), dim=1).T
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("memory_mib", [None, 1])
+def test_each_position_is_that_of_the_papers_code_through_five_steps(
+    clip: ClipBackbone, position: coop.Position, class_specific: bool, memory_mib: int | None
+) -> None:
+    torch.manual_seed(4)
+    config = coop.Config(num_context=5, class_specific=class_specific, position=position, memory_mib=memory_mib)
+    method = coop.build(config, clip, Benchmark("b", LONG_CLASSES))
+    features, labels = torch.randn(8, 64), torch.tensor([0, 1, 2, 3, 4, 1, 2, 0])
+    reference = method.context.detach().clone().requires_grad_()
+    ours = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    theirs = torch.optim.SGD([reference], lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(5):
+        logits, expected = method(features), by_the_papers_code(clip, reference, features, position)
+        torch.testing.assert_close(logits, expected, atol=1e-5 * clip.logit_scale, rtol=1e-5)
+        for optimizer, loss in ((ours, F.cross_entropy(logits, labels)), (theirs, F.cross_entropy(expected, labels))):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert method.context.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(method.context.grad, reference.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(method.context.data, reference.data, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("position", "sentence"), [("end", "a b c d {}."), ("middle", "a b {} c d."), ("front", "{} a b c d.")]
+)
+def test_words_as_context_are_that_sentence_wherever_the_name_stands(
+    clip: ClipBackbone, position: coop.Position, sentence: str
+) -> None:
+    method = coop.build(coop.Config(context_init="a b c d", position=position), clip, bench())
+    expected = F.normalize(clip.encode_text(clip.tokenize([sentence.replace("{}", name) for name in CLASSES])), dim=1)
+    torch.testing.assert_close(method.directions(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_context_and_its_gradient_are_fp32_over_bf16_weights(clip: ClipBackbone) -> None:
+    placed = place(copy.deepcopy(clip), "bf16", "cpu")
+    method = coop.build(coop.Config(num_context=4), placed, bench())
+    loss = F.cross_entropy(method(torch.randn(3, 64)), torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert method.context.grad is not None
+    assert (loss.dtype, method.context.dtype, method.context.grad.dtype) == (torch.float32,) * 3
+
+
+def test_a_step_that_fits_nowhere_is_refused(clip: ClipBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_free", lambda device: 1000)
+    method = coop.build(coop.Config(num_context=4), clip, bench())
+    with pytest.raises(OutOfMemoryError, match=r"a step over 3 prompts needs .* MiB"):
+        method.directions()
