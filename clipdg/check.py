@@ -89,7 +89,9 @@ def check(benchmark: Benchmark, progress: Progress | None = None) -> Found:
         found.domains[domain.name] = Extent(
             len(domain.rows), len(np.unique(domain.rows.labels)), min(sides, default=0), max(sides, default=0)
         )
-        missing = set(domain.class_ids or range(len(benchmark.classes))) - set(domain.rows.labels.tolist())
+        missing = set(domain.subset.labels if domain.subset else range(len(benchmark.classes))) - set(
+            domain.rows.labels.tolist()
+        )
         if missing:
             names = [benchmark.classes[label] for label in sorted(missing)]
             found.remarks.append(f"{domain.name} has no image of {_some(names)}.")
@@ -99,7 +101,7 @@ def check(benchmark: Benchmark, progress: Progress | None = None) -> Found:
 
 def _labels(domain: Domain, num_classes: int) -> Iterator[Problem]:
     allowed = np.zeros(num_classes, dtype=bool)
-    allowed[list(domain.class_ids) if domain.class_ids is not None else slice(None)] = True
+    allowed[list(domain.subset.labels) if domain.subset is not None else slice(None)] = True
     labels = domain.rows.labels
     inside = (labels >= 0) & (labels < num_classes)
     good = inside & allowed[np.where(inside, labels, 0)]

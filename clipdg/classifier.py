@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassCalibrationError, MulticlassStatScores
+from torchmetrics import Metric
 
 from clipdg import images
-from clipdg.core import Backbone, Fit
+from clipdg.core import Backbone, Fit, Subset
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 from clipdg.objectives.erm import ERM
@@ -25,7 +24,6 @@ from clipdg.trainer import decay_groups, warmup_cosine
 
 METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
 NUM_BINS = 15  # of the expected calibration error, equally wide; Guo et al. 2017
-_BELOW_ONE = 1.0 - 2.0**-24  # torchmetrics gives a confidence of exactly 1 a sixteenth bin of its own
 
 
 class Predictions(NamedTuple):
@@ -37,9 +35,82 @@ class Predictions(NamedTuple):
     confidence: Tensor  # (N,) probability of the predicted class
 
 
+class Tally(Metric):
+    """METRICS of all images so far, from sums alone: its size is that of the classes and not of the images.
+
+    A confidence of exactly 1, which a saturated softmax gives, counts in the last bin.
+    """
+
+    full_state_update = False
+    num_right: Tensor
+    num_images: Tensor
+    num_top5: Tensor
+    nll: Tensor
+    bin_images: Tensor
+    bin_right: Tensor
+    bin_confidence: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        for name in ("num_right", "num_images"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), "sum")
+        self.add_state("num_top5", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("nll", torch.zeros((), dtype=torch.float64), "sum")
+        for name in ("bin_images", "bin_right", "bin_confidence"):
+            self.add_state(name, torch.zeros(NUM_BINS, dtype=torch.float64), "sum")
+
+    def update(self, scores: Scores, labels: Tensor) -> None:
+        """``labels``: (N,)."""
+        right = scores.predicted == labels
+        self.num_right += torch.bincount(labels[right], minlength=self.num_classes)
+        self.num_images += torch.bincount(labels, minlength=self.num_classes)
+        self.nll -= scores.log_probabilities.gather(1, labels[:, None]).sum()
+        if self.num_classes > 5:
+            self.num_top5 += (scores.log_probabilities.topk(5, dim=1).indices == labels[:, None]).sum()
+        number = (scores.confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        self.bin_images += torch.bincount(number, minlength=NUM_BINS)
+        self.bin_right += torch.bincount(number, right.double(), NUM_BINS)
+        self.bin_confidence += torch.bincount(number, scores.confidence, NUM_BINS)
+
+    def compute(self) -> dict[str, float | None]:
+        """METRICS by name; None where there is none: no image at all, or a top 5 of five classes or fewer."""
+        total = int(self.num_images.sum())
+        if not total:
+            return dict.fromkeys(METRICS)
+        present = self.num_images > 0  # a class that is predicted and has no image has no accuracy
+        recall = self.num_right[present].double() / self.num_images[present]
+        return {
+            "top1": int(self.num_right.sum()) / total,
+            "top5": int(self.num_top5) / total if self.num_classes > 5 else None,
+            "mean_per_class": float(recall.mean()),
+            "worst_class": float(recall.min()),
+            "ece": float((self.bin_right - self.bin_confidence).abs().sum()) / total,
+            "nll": float(self.nll) / total,
+        }
+
+
+class Scores(NamedTuple):
+    """What a batch of logits says."""
+
+    log_probabilities: Tensor  # (N, C) float64
+    predicted: Tensor  # (N,)
+    confidence: Tensor  # (N,)
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Scores:
+        """Of (N, C) logits in float64."""
+        log_probabilities = logits.log_softmax(dim=1)
+        best, predicted = log_probabilities.max(dim=1)
+        return cls(log_probabilities, predicted, best.exp())
+
+    def chosen(self, which: Tensor) -> Scores:
+        return Scores(*(column[which] for column in self))
+
+
 @dataclass
 class _Loader:
-    metrics: dict[str, MetricCollection]
+    metrics: dict[str, Tally]
     predictions: list[Predictions] = field(default_factory=list)
 
 
@@ -243,60 +314,44 @@ class Classifier(lightning.LightningModule):
     def _start_evaluation(self, test_sets: Sequence[TestSet]) -> None:
         self._evaluated = tuple(test_sets)
         self._loaders = [
-            _Loader({s: self._new_metrics() for s in (*t.splits, *(["all"] if t.whole else []))}) for t in test_sets
+            _Loader({name: Tally(self.num_classes).to(self.device) for name in test_set.evaluations})
+            for test_set in test_sets
         ]
-
-    def _new_metrics(self) -> MetricCollection:
-        metrics: dict[str, Metric] = {
-            "classes": MulticlassStatScores(self.num_classes, average=None, validate_args=False),
-            "ece": MulticlassCalibrationError(self.num_classes, NUM_BINS, norm="l1", validate_args=False),
-        }
-        if self.num_classes > 5:
-            metrics["top5"] = MulticlassStatScores(self.num_classes, average="micro", top_k=5, validate_args=False)
-        metrics["nll"] = MeanMetric()
-        return MetricCollection(metrics, compute_groups=False).to(self.device)  # type: ignore[arg-type]
 
     def _evaluate(self, batch: Any, loader: int) -> None:
         inputs, labels = batch[0], batch[1]
         domains, indices, splits = (*batch[2:], None, None, None)[:3]
+        test_set, state = self._evaluated[loader], self._loaders[loader]
         logits = self(self._prepared(inputs), domains).double()  # (N, C)
         if not torch.isfinite(logits).all():
-            raise DivergedError(f"a logit on {self._evaluated[loader].domain} is not finite")
-        class_ids = self._evaluated[loader].class_ids
-        if class_ids is not None:
-            absent = torch.ones(self.num_classes, dtype=torch.bool, device=logits.device)
-            absent[list(class_ids)] = False
-            logits = logits.masked_fill(absent, -math.inf)
-        # Probabilities, never logits: torchmetrics takes anything within [0, 1] for a probability, and cosine
-        # similarities are within it.
-        log_probabilities = logits.log_softmax(dim=1)
-        probabilities = log_probabilities.exp()
-        nll = -log_probabilities.gather(1, labels[:, None]).squeeze(1)  # (N,)
-        confidence, predicted = probabilities.max(dim=1)
-        state = self._loaders[loader]
-        for number, (split, metrics) in enumerate(state.metrics.items()):
-            chosen = slice(None) if split == "all" or splits is None else splits == number
-            if not isinstance(chosen, slice) and not chosen.any():
-                continue  # torchmetrics takes no empty batch
-            for name, metric in metrics.items():
-                if name == "nll":
-                    metric.update(nll[chosen])
-                elif name == "ece":
-                    metric.update(probabilities[chosen].clamp(max=_BELOW_ONE), labels[chosen])
-                elif name == "top5":
-                    metric.update(probabilities[chosen], labels[chosen])
-                else:  # the same prediction as the one that is stored, also among equal probabilities
-                    metric.update(predicted[chosen], labels[chosen])
+            raise DivergedError(f"a logit on {test_set.domain} is not finite")
+        numbers = labels.new_zeros(len(labels)) if splits is None else splits
+
+        own_logits, own_labels = restrict(logits, labels, test_set.subset)
+        scores = Scores.of(own_logits)
+        for number, split in enumerate(test_set.splits):
+            chosen = numbers == number
+            state.metrics[split].update(scores.chosen(chosen), own_labels[chosen])
+        if test_set.whole:
+            state.metrics["all"].update(scores, own_labels)
+        for view, subset in test_set.views.items():
+            chosen = torch.isin(labels, labels.new_tensor(subset.ids))
+            if "test" in test_set.splits:
+                chosen &= numbers == test_set.splits.index("test")
+            their_logits, their_labels = restrict(logits[chosen], labels[chosen], subset)
+            state.metrics[view].update(Scores.of(their_logits), their_labels)
+
         if indices is None:
             start = sum(len(p.labels) for p in state.predictions)
             indices = torch.arange(start, start + len(labels))
-        state.predictions.append(Predictions(*(t.cpu() for t in (indices, labels, predicted, confidence))))
+        columns = (indices, own_labels, scores.predicted, scores.confidence)
+        state.predictions.append(Predictions(*(column.cpu() for column in columns)))
 
     def _finish_evaluation(self) -> None:
         self.results, self.predictions = {}, {}
         for test_set, state in zip(self._evaluated, self._loaders, strict=True):
-            for split, metrics in state.metrics.items():
-                self.results[test_set.domain, split] = _values(metrics)
+            for name, tally in state.metrics.items():
+                self.results[test_set.domain, name] = tally.compute()
             parts = zip(*state.predictions, strict=True)
             self.predictions[test_set.domain] = Predictions(*(torch.cat(part) for part in parts))
         self._loaders = []
@@ -307,22 +362,21 @@ def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(features), torch.cat(labels)
 
 
-def _values(metrics: MetricCollection) -> dict[str, float | None]:
-    """METRICS by name; None where there is none: no image at all, or a top 5 of five classes or fewer."""
-    if not metrics["classes"].update_called:
-        return dict.fromkeys(METRICS)
-    counts = metrics["classes"].compute()  # (C, 5): true positives, ..., number of images
-    right, num_images = counts[:, 0], counts[:, 4]
-    present = num_images > 0  # torchmetrics' macro average counts a class that is predicted but absent as 0
-    recall = right[present].double() / num_images[present]
-    return {  # of counts, since torchmetrics' own accuracies are rounded to float32
-        "top1": int(right.sum()) / int(num_images.sum()),
-        "top5": int(metrics["top5"].compute()[0]) / int(num_images.sum()) if "top5" in metrics else None,
-        "mean_per_class": float(recall.mean()),
-        "worst_class": float(recall.min()),
-        "ece": float(metrics["ece"].compute()),
-        "nll": float(metrics["nll"].compute()),
-    }
+def restrict(logits: Tensor, labels: Tensor, subset: Subset | None) -> tuple[Tensor, Tensor]:
+    """(N, C) logits and (N,) labels as they count among the classes of ``subset``; see there.
+
+    The logits of all other classes are minus infinity, and so are a group's but its first.
+    """
+    if subset is None:
+        return logits, labels
+    absent = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    absent[list(subset.ids)] = False
+    logits = logits.masked_fill(absent, -math.inf)
+    for first, *others in subset.groups:
+        logits[:, first] = logits[:, [first, *others]].amax(dim=1)
+        logits[:, others] = -math.inf
+        labels = torch.where(torch.isin(labels, labels.new_tensor(others)), first, labels)
+    return logits, labels
 
 
 def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], float]:

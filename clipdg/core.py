@@ -107,6 +107,17 @@ class ClipBackbone(Backbone, Protocol):
 Model: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
 
+class HeadedBackbone(Backbone, Protocol):
+    """A backbone with the classifier that its weights were trained with."""
+
+    @property
+    def head_wnids(self) -> tuple[str, ...] | None:
+        """The classifier's K outputs in WordNet; None if there is no classifier or its outputs are not known."""
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, K) logits."""
+
+
 class Rows(Protocol):
     """Labelled images in a fixed order; labels are known without decoding an image."""
 
@@ -128,21 +139,54 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class Subset:
+    """Some of a benchmark's classes, among which alone an accuracy is measured (ImageNet-A: 200 of 1,000).
+
+    ``groups``: ids that count as one class because the labels do not tell them apart (ObjectNet's chair is three of
+    ImageNet's). A group's logit is its highest, and the group goes by its first id, in predictions and in labels.
+    """
+
+    ids: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        grouped = [i for group in self.groups for i in group]
+        assert len(set(self.ids)) == len(self.ids)
+        assert len(set(grouped)) == len(grouped)
+        assert set(grouped) <= set(self.ids)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The ids that its images' labels may be: all but those that go by their group's first."""
+        others = {i for group in self.groups for i in group[1:]}
+        return tuple(i for i in self.ids if i not in others)
+
+
+@dataclass(frozen=True)
 class Domain:
     """One distribution of labelled images.
 
     ``splits``: the split its authors published ("train", "test" -> row indices); None where there is none and
-    DomainBed's seeded holdout makes ``in`` and ``out``. ``class_ids``: the classes it has, where these are fewer than
-    the benchmark's (ImageNet-A). ``noun``: how a domain-aware prompt calls an image of it ("sketch"). ``aliases``: what
-    others call it ("S"); a target may be named by them.
+    DomainBed's seeded holdout makes ``in`` and ``out``. ``subset``: its classes, where these are fewer than the
+    benchmark's. ``noun``: how a domain-aware prompt calls an image of it ("sketch"). ``aliases``: what others call it
+    ("S"); a target may be named by them. ``views``: evaluations of its tested images beside the one of all of them,
+    each restricted to the classes of its name ("a-classes" -> those of ImageNet-A). ``pool``: opens training images
+    apart from ``rows``, too many to read them all: of these a run reads the ones that it fits or validates on, and
+    ``rows`` is the test split. ``cropped``: its images were stored as the evaluation transform leaves them
+    (ImageNet-C), so none of their border is cut off again. ``eval_only``: its licence forbids to fit or to choose
+    anything on it.
     """
 
     name: str
     rows: Rows
     splits: Mapping[str, np.ndarray] | None = None
-    class_ids: tuple[int, ...] | None = None
+    subset: Subset | None = None
     noun: str | None = None
     aliases: tuple[str, ...] = ()
+    views: Mapping[str, Subset] = field(default_factory=dict)
+    pool: Callable[[], Rows] | None = None
+    cropped: bool = False
+    eval_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +212,8 @@ class Benchmark:
     licence: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)  # repository, commit, … ; identity is by content
     skipped: tuple[str, ...] = ()  # "domain/id" of images that a list left out
+    wnids: tuple[str, ...] = ()  # the classes in WordNet, where a classifier's own outputs are told apart by them
+    shows_images: bool = True  # whether a folder of results, which may be published, may hold pictures of it
 
 
 def known_as(benchmark: Benchmark, name: str) -> str:

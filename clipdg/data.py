@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import lightning
@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from clipdg import images
-from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift
+from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift, Subset
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DataError
 from clipdg.picks import Picks
-from clipdg.rows import ArrayRows
+from clipdg.rows import ArrayRows, select
+from clipdg.rows.parts import JoinedRows
 
 PREFETCH = 4  # batches a worker is ahead
 MOST_WORKERS = 16
@@ -67,8 +68,7 @@ def few_shot(
     if shots is None:
         return order
     ordered = labels[order]
-    by_class = np.argsort(ordered, kind="stable")
-    present, starts, counts = np.unique(ordered[by_class], return_index=True, return_counts=True)
+    present, counts = np.unique(ordered, return_counts=True)
     available = dict(zip(present.tolist(), counts.tolist(), strict=True))
     for label in np.unique(labels).tolist():
         count = available.get(label, 0)
@@ -77,8 +77,16 @@ def few_shot(
             raise DataError(
                 f"class {name}{where} has {count} training image{'' if count == 1 else 's'}, fewer than {shots} shots"
             )
-    rank = np.arange(len(ordered)) - np.repeat(starts, counts)  # of each image within its class
-    return order[np.sort(by_class[rank < shots])]
+    return order[_rank(ordered) < shots]
+
+
+def _rank(labels: np.ndarray) -> np.ndarray:
+    """Which of its class each one is: 0 for the first with its label, 1 for the second, …"""
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return rank
 
 
 def pick(
@@ -96,13 +104,74 @@ def pick(
     """
     if shots is None:
         return order
-    drawn = np.random.RandomState(seed_hash("shots", seed, domain.name)).permutation(np.sort(order))
+    drawn = _drawn(domain.name, order, seed)
     if not enough:
         labels = domain.rows.labels[drawn]
         places = [np.flatnonzero(labels == label)[:shots] for label in np.unique(labels)]
         chosen: np.ndarray = drawn[np.sort(np.concatenate([*places, np.empty(0, dtype=np.int64)]))]
         return chosen
     return few_shot(domain.rows.labels, drawn, shots, classes, f" of domain '{domain.name}'")
+
+
+def _drawn(name: str, order: np.ndarray, seed: int) -> np.ndarray:
+    """Rows in the order in which shots are taken from them."""
+    return np.random.RandomState(seed_hash("shots", seed, name)).permutation(np.sort(order))
+
+
+def with_pool(
+    domain: Domain,
+    index: int,
+    classes: Sequence[str],
+    shots: int | None,
+    seed: int,
+    holdout: float = 0.2,
+    picks: Picks | None = None,
+) -> Domain:
+    """The domain with the images of its pool that a run needs: split "train" to fit on, "val", and its rows, "test".
+
+    ``shots`` images of each class are drawn to train on, or are the ``picks``, and of the others min(shots, 4) are
+    drawn to validate on, fewer where no more are left (CoOp's numbers). Without either, ``holdout`` of the pool
+    validates and the rest trains.
+
+    Raises:
+        DataError: a class of the pool has fewer images than ``shots``.
+    """
+    assert domain.pool is not None
+    pool = domain.pool()
+    whole = Domain(domain.name, pool, {"train": np.arange(len(pool))})
+    rows = np.arange(len(pool))
+    if shots is None and picks is None:
+        parts = splits(whole, index, seed, holdout)
+        train, val = parts["train"], parts["val"]
+    else:
+        train = picks.rows(whole, classes, rows, shots) if picks else pick(whole, classes, rows, shots, seed)
+        others = _drawn(domain.name, rows, seed)
+        others = others[~np.isin(others, train)]
+        num_val = min(shots or int(np.bincount(pool.labels[train]).max()), 4)
+        val = others[_rank(pool.labels[others]) < num_val]
+    chosen = [domain.rows, select(pool, np.sort(val)), select(pool, np.sort(train))]
+    ends = np.cumsum([len(rows) for rows in chosen])
+    names = ("test", "val", "train")
+    numbers = {name: np.arange(end - len(rows), end) for name, rows, end in zip(names, chosen, ends, strict=True)}
+    return replace(domain, rows=JoinedRows(chosen), splits=numbers, pool=None)
+
+
+def preprocessing_for(domain: Domain, spec: Preprocessing) -> Preprocessing:
+    """``spec``, which belongs to the weights; of images stored as evaluation leaves them no border is cut off again."""
+    return replace(spec, crop_fraction=1.0) if domain.cropped else spec
+
+
+def check_shift(benchmark: Benchmark, shift: Shift) -> None:
+    """Raises ConfigError for a domain that the benchmark does not have, and for a source whose licence forbids it."""
+    for name in (*shift.sources, *shift.targets):
+        if name not in benchmark.domains:
+            raise ConfigError(f"{benchmark.name} has no domain '{name}'; it has {', '.join(benchmark.domains)}")
+    for name in shift.sources:
+        if benchmark.domains[name].eval_only:
+            raise ConfigError(
+                f"{name} is for evaluation only: its licence forbids to fit or to choose anything on it; "
+                "it can be a target and no source"
+            )
 
 
 # Data sets
@@ -367,16 +436,22 @@ def _one_thread(worker: int) -> None:
 class TestSet:
     """What one test loader holds: images of ``domain``, each in one of ``splits``.
 
-    ``class_ids``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
-    ``whole``: also evaluate all splits together, as the split "all".
+    ``subset``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
+    ``whole``: also evaluate all splits together, as the split "all". ``views``: also evaluate the images of the split
+    "test", or all if there is none, that are of these classes, among these classes, under these names.
     """
 
     __test__ = False  # not a test case, whatever pytest reads in its name
 
     domain: str
     splits: tuple[str, ...]
-    class_ids: tuple[int, ...] | None = None
+    subset: Subset | None = None
     whole: bool = False
+    views: Mapping[str, Subset] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        return (*self.splits, *(("all",) if self.whole else ()), *self.views)
 
 
 class DataModule(lightning.LightningDataModule):
@@ -407,9 +482,14 @@ class DataModule(lightning.LightningDataModule):
         holdout: float = 0.2,
     ) -> None:
         super().__init__()
-        for name in (*shift.sources, *shift.targets):
-            if name not in benchmark.domains:
-                raise ConfigError(f"{benchmark.name} has no domain '{name}'; it has {', '.join(benchmark.domains)}")
+        check_shift(benchmark, shift)
+        domains = {
+            name: with_pool(domain, index, benchmark.classes, shots, seed, holdout, picks)
+            if domain.pool is not None and name in shift.sources
+            else domain
+            for index, (name, domain) in enumerate(benchmark.domains.items())
+        }
+        benchmark = replace(benchmark, domains=domains)
         self.benchmark, self.shift, self.spec = benchmark, shift, backbone.preprocessing
         self.classes = benchmark.classes
         self.seed, self.batch_size, self.workers = seed, batch_size, workers
@@ -432,7 +512,7 @@ class DataModule(lightning.LightningDataModule):
                 split, rows = "all", np.sort(np.concatenate(list(parts.values())))
             if len(rows):
                 self._test_rows[name] = rows
-                test_sets.append(TestSet(name, (split,), domain.class_ids))
+                test_sets.append(TestSet(name, (split,), domain.subset, views=domain.views))
         self.test_sets = tuple(test_sets)
         self.test_names = tuple(test_set.domain for test_set in test_sets)
         self._leave_duplicates_out()
@@ -482,7 +562,7 @@ class DataModule(lightning.LightningDataModule):
             ImageDataset(
                 self.benchmark.domains[name].rows,
                 rows,
-                self.spec,
+                preprocessing_for(self.benchmark.domains[name], self.spec),
                 numbers[name],
                 name=f"{self.benchmark.name}, {name}",
             )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from weakref import ReferenceType, ref
@@ -32,6 +32,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from clipdg import cache, data, errors, images, records, trainer
 from clipdg.core import Backbone, Domain, Rows
 from clipdg.errors import DivergedError
+from clipdg.rows.parts import JoinedRows
 from clipdg.stored import StoredArray
 from clipdg.trainer import Progress
 
@@ -60,7 +61,9 @@ def _story(backbone: Backbone, domain: Domain) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "weights": backbone.weights.fingerprint,  # of the tensors' bytes, the architecture and the preprocessing
-        "preprocessing": asdict(backbone.preprocessing),  # again, for it may be another than the weights' own
+        "preprocessing": asdict(
+            data.preprocessing_for(domain, backbone.preprocessing)
+        ),  # again, for it may be another than the weights' own
         "decode": images.POLICY,
         "decoders": {name: PIL.features.version(name) for name in ("pil", "libjpeg_turbo", "zlib", "webp", "libtiff")},
         "images": _digest(domain.rows),
@@ -114,6 +117,9 @@ class FeatureStore:
         """
         if not len(domain.rows):
             return torch.empty(0, backbone.embed_dim)
+        if isinstance(domain.rows, JoinedRows):  # each part is stored by itself, since runs share some
+            parts = [replace(domain, rows=part) for part in domain.rows.parts]
+            return torch.cat([self.encode(backbone, part, progress, workers=workers) for part in parts])
         story = _story(backbone, domain)
         batch = BATCH_SIZE[device_of_runs()]
         about = {**story, "domain": domain.name, "backbone": backbone.weights.backbone, "tag": backbone.weights.tag}
@@ -187,7 +193,7 @@ class _Extraction(lightning.LightningModule):
     def predict_dataloader(self) -> data.Loader:
         self._mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
         rows = [row for index in self._mine for row in self.shards.ranges[index]]
-        spec = self._backbone[0].preprocessing
+        spec = data.preprocessing_for(self.domain, self._backbone[0].preprocessing)
         dataset = data.ImageDataset(self.domain.rows, rows, spec, 0, name=self.domain.name)
         workers = self.workers
         if workers is None:

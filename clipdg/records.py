@@ -12,7 +12,7 @@ A record is one JSON file ``DIR/<run_id>.json``:
                  where there is none
     weights      {backbone, tag, fingerprint, random, provenance}
     data         {benchmark, fingerprint, classes, num_fit, num_images: {domain: {split: n}}, fitted_on, templates,
-                 notes, citation, provenance, skipped}
+                 notes, citation, provenance, skipped, eval_only}
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
     fit          only where a method found settings by itself: {c, converged, gradient, iterations, sweep, ...}
@@ -41,7 +41,7 @@ SCHEMA = 1
 MAX_BYTES = 2**30
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
 NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
-                "backbone.weights", "method.memory_mib")  # fmt: skip
+                "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
 # Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
 # run keeps its identity and its row.
 CAME_LATER: Mapping[str, object] = {"objective.name": "erm", "method.position": "end"}

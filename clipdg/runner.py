@@ -7,6 +7,7 @@ is read before the fit is over.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import platform
 import time
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from clipdg import catalog, config, contact, data, picks, placement, prompts, records, skipping, states, trainer
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, Shift, known_as
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Shift, known_as
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.rows import fingerprint
@@ -221,9 +222,11 @@ class _Run:
         self.picks = picks.read(Path(self.values["picks"]).expanduser()) if self.values["picks"] else None
         self._refitted = False  # validation images were fitted on in the end
         self.seed: int = resolved.values["seed"]
+        data.check_shift(benchmark, shift)
         self.data_fingerprint = session.data_fingerprint(benchmark)
         settings = config.plugin_config("method", self.values["method"])
         self.texts = texts_of(settings, benchmark) if isinstance(settings, Prompted) else None
+        self.pools = self._draw_from_pools()
         self.identity = Identity(shift.name, self._id(resolved.seeded), self._id(("seed",)), resolved.seeded)
         self.run_id = self.identity.run_id
 
@@ -241,7 +244,7 @@ class _Run:
             "weights": self.backbone.weights.fingerprint,
             "data": self.data_fingerprint,
             "templates": None if self.values["method"].get("templates") else self.benchmark.templates,
-        }
+        } | ({"pools": self.pools} if self.pools else {})
         return records.digest(story if len(seeded) == 1 else story | {"seeded": seeded})[:16]
 
     @cached_property
@@ -251,6 +254,25 @@ class _Run:
             name: data.splits(domain, index, self.seed, self.values["holdout"])
             for index, (name, domain) in enumerate(self.benchmark.domains.items())
         }
+
+    def _draw_from_pools(self) -> dict[str, str]:
+        """Give the sources the training images that this run needs; -> the fingerprints of the domains that got any.
+
+        They are no part of the data's fingerprint: tables hold runs that were tested on the same images.
+        """
+        if self.method.TRAINS == "nothing":
+            return {}
+        domains = dict(self.benchmark.domains)
+        shots, holdout = self.values["shots"], self.values["holdout"]
+        pools = {}
+        for index, (name, domain) in enumerate(self.benchmark.domains.items()):
+            if domain.pool is not None and name in self.shift.sources:
+                domains[name] = data.with_pool(
+                    domain, index, self.benchmark.classes, shots, self.seed, holdout, self.picks
+                )
+                pools[name] = fingerprint(domains[name], self.benchmark.classes)
+        self.benchmark = dataclasses.replace(self.benchmark, domains=domains)
+        return pools
 
     def stored(self, out: Path) -> records.Record | None:
         """The record of this run in ``out``; one that cannot be trusted is put aside under another name.
@@ -329,6 +351,12 @@ class _Run:
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
         """Rows of each source that are fitted on: its fit split, ``shots`` of every class in it, or the picks."""
+        if self.method.TRAINS == "nothing":
+            return {}
+        if not self.shift.sources:
+            raise ConfigError(
+                f"{self.benchmark.name} without a source has nothing to fit {self.values['method']['name']} on"
+            )
         rows = {}
         for source in self.shift.sources:
             domain = self.benchmark.domains[source]
@@ -367,7 +395,8 @@ class _Run:
         domain = self.benchmark.domains[name]
         number = list(self.benchmark.domains).index(name)
         if self.method.TRAINS == "everything":
-            return data.ImageDataset(domain.rows, rows, self.backbone.preprocessing, number, name=name)
+            spec = data.preprocessing_for(domain, self.backbone.preprocessing)
+            return data.ImageDataset(domain.rows, rows, spec, number, name=name)
         features: Tensor = self.session.store.encode(
             self.backbone, domain, self.session.progress, workers=self.values["workers"]
         )
@@ -416,10 +445,16 @@ class _Run:
         versions = records.digest({name: version(name) for name in VERSIONS})
         return states.checkpoint(out, f"{self.run_id}-{versions[:8]}")
 
+    @property
+    def tested(self) -> dict[str, Domain]:
+        """The domains of this shift, in the benchmark's order."""
+        chosen = (*self.shift.sources, *self.shift.targets)
+        return {name: domain for name, domain in self.benchmark.domains.items() if name in chosen}
+
     def _test_sets(self) -> list[data.TestSet]:
         return [
-            data.TestSet(name, tuple(self._evaluated(name)), domain.class_ids, whole=self._is_whole(name))
-            for name, domain in self.benchmark.domains.items()
+            data.TestSet(name, tuple(self._evaluated(name)), domain.subset, self._is_whole(name), domain.views)
+            for name, domain in self.tested.items()
         ]
 
     def _is_whole(self, name: str) -> bool:
@@ -428,7 +463,7 @@ class _Run:
 
     def _evaluate(self, classifier: Classifier) -> None:
         loaders = []
-        for name in self.benchmark.domains:
+        for name in self.tested:
             splits = self._evaluated(name)
             rows = np.concatenate(list(splits.values()))
             numbers = np.repeat(np.arange(len(splits)), [len(r) for r in splits.values()])
@@ -446,7 +481,7 @@ class _Run:
         record = records.Record(self._content(classifier, fit_rows, timing, stored))
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
-            if not sheet.exists():
+            if self.benchmark.shows_images and not sheet.exists():
                 records.publish(sheet, contact.sheet(self.benchmark))
             fresh = record.publish(out)
             Checkpoints().remove_checkpoint(self._state_file(out))
@@ -466,6 +501,7 @@ class _Run:
         values["method"] |= self._said()
         values["benchmark"].pop("root")
         values["benchmark"].pop("skip")
+        values["benchmark"].pop("places", None)
         values["backbone"] |= {"name": self.backbone.name, "weights": weights.tag}  # without the folders they lie in
         values.pop("workers")
         values["picks"] = self.picks.digest[:16] if self.picks else None
@@ -505,13 +541,14 @@ class _Run:
                 "fingerprint": self.data_fingerprint,
                 "classes": list(self.benchmark.classes),
                 "num_fit": sum(len(r) for r in fit_rows.values()) if fits else 0,
-                "num_images": {d: {s: len(r) for s, r in splits.items()} for d, splits in self.splits.items()},
+                "num_images": {d: {s: len(r) for s, r in self.splits[d].items()} for d in self.tested},
                 "fitted_on": ids if fits and (self.values["shots"] or self.picks) else None,
                 "templates": list(self.texts.templates) if self.texts else None,
                 "notes": list(self.benchmark.notes),
                 "citation": self.benchmark.citation,
                 "provenance": dict(self.benchmark.provenance),
                 "skipped": list(self.benchmark.skipped),
+                "eval_only": [name for name, domain in self.tested.items() if domain.eval_only],
             },
             "versions": {"clipdg": version("clipdg"), "python": platform.python_version()}
             | {name: version(name) for name in VERSIONS},
@@ -531,7 +568,14 @@ class _Run:
 
     def _num_images(self, domain: str, split: str) -> int:
         splits = self.splits[domain]
-        return sum(len(r) for r in splits.values()) if split == "all" else len(splits[split])
+        if split in splits:
+            return len(splits[split])
+        whole = np.concatenate(list(splits.values()))
+        if split == "all":
+            return len(whole)
+        view = self.benchmark.domains[domain].views[split]
+        labels = self.benchmark.domains[domain].rows.labels[splits.get("test", whole)]
+        return int(np.isin(labels, view.ids).sum())
 
     def _predictions(self, classifier: Classifier) -> bytes:
         """One row per evaluated image, as Parquet."""

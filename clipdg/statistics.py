@@ -114,3 +114,60 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = highest
     return adjusted
+
+
+# Of ImageNet-C, by corruption: AlexNet's error, the mean of its five severities (hendrycks/robustness, ImageNet-C).
+ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+
+
+def corruption_accuracies(domains: Mapping[str, float]) -> dict[str, tuple[float, ...]]:
+    """Top-1 by corruption, its five severities in order, from accuracies by domain, ``"c/gaussian_noise/3"``.
+
+    Corruptions of which a severity is missing are not in it.
+    """
+    found = {}
+    for kind in ALEXNET_ERRORS:
+        names = [f"c/{kind}/{severity}" for severity in range(1, 6)]
+        if all(name in domains for name in names):
+            found[kind] = tuple(domains[name] for name in names)
+    return found
+
+
+def mean_corruption_accuracy(accuracies: Mapping[str, Sequence[float]]) -> float:
+    """Mean top-1 over the 15 corruptions and their severities, as the ImageNet testbed reports ImageNet-C.
+
+    Raises ValueError if a corruption is missing.
+    """
+    _check_corruptions(accuracies)
+    return fmean(fmean(accuracies[kind]) for kind in ALEXNET_ERRORS)
+
+
+def mean_corruption_error(accuracies: Mapping[str, Sequence[float]]) -> float:
+    """mCE (Hendrycks & Dietterich 2019): the mean over 15 corruptions of the error divided by AlexNet's; 1 is AlexNet.
+
+    An error is the mean over five severities. Raises ValueError if a corruption is missing.
+    """
+    _check_corruptions(accuracies)
+    return fmean((1 - fmean(accuracies[kind])) / alexnet for kind, alexnet in ALEXNET_ERRORS.items())
+
+
+def _check_corruptions(accuracies: Mapping[str, Sequence[float]]) -> None:
+    missing = [kind for kind in ALEXNET_ERRORS if len(accuracies.get(kind, ())) != 5]
+    if missing:
+        raise ValueError(f"a mean over corruptions needs all 15 with 5 severities each; not here: {', '.join(missing)}")

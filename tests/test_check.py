@@ -15,7 +15,7 @@ from PIL import Image
 from clipdg import check, data, images, skipping
 from clipdg.benchmarks import pacs
 from clipdg.check import Line, Problem
-from clipdg.core import Benchmark, Domain
+from clipdg.core import Benchmark, Domain, Subset
 from clipdg.errors import ConfigError, DataError
 from clipdg.rows import ArrayRows, select
 from clipdg.rows.folder import unlooked
@@ -112,7 +112,7 @@ def test_labels_out_of_range_are_named() -> None:
         Problem("labels out of range", "d/2", "has label 2, outside 0 to 1"),
         Problem("labels out of range", "d/3", "has label -1, outside 0 to 1"),
     ]
-    found = check.check(array_benchmark([0, 1], class_ids=(1,)))
+    found = check.check(array_benchmark([0, 1], subset=Subset((1,))))
     assert [p.text for p in found.problems] == ["has label 0, which is not among the domain's classes"]
 
 

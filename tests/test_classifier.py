@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import clipdg
 from clipdg import trainer
-from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.classifier import Classifier, Scores, Tally
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, Subset
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 
@@ -90,12 +90,82 @@ def test_a_saturated_softmax_stays_in_the_last_bin(clip: ClipBackbone) -> None:
 
 def test_a_class_subset_is_scored_among_its_own_classes(clip: ClipBackbone) -> None:
     logits, labels = torch.randn(40, 10, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3 * 4
-    whole = Classifier(clip, Fixed(), 10, test_sets=[TestSet("a", ("test",), class_ids=(0, 4, 8))])
+    whole = Classifier(clip, Fixed(), 10, test_sets=[TestSet("a", ("test",), Subset((0, 4, 8)))])
     evaluate(whole, batches(logits, labels))
     alone = Classifier(clip, Fixed(), 3, test_sets=[TestSet("a", ("test",))])
     evaluate(alone, batches(logits[:, [0, 4, 8]], labels // 4))
     for name in ("top1", "mean_per_class", "nll", "ece"):
         assert whole.results["a", "test"][name] == pytest.approx(alone.results["a", "test"][name])
+
+
+def by_groups(logits: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
+    """One column a group, its highest logit: the imagenet testbed's way."""
+    return torch.stack([logits[:, group].max(dim=1).values for group in groups], dim=1)
+
+
+def test_classes_that_count_as_one_have_their_highest_logit(clip: ClipBackbone) -> None:
+    # of ten classes: 2 and 7 are one, 5 and 0 and 9 are one, 3 is alone, and 1, 4, 6, 8 are not there
+    groups = [[2, 7], [0, 5, 9], [3]]
+    generator = torch.Generator().manual_seed(0)
+    logits, which = torch.randn(60, 10, generator=generator), torch.arange(60) % 3
+    subset = Subset((0, 2, 3, 5, 7, 9), ((2, 7), (0, 5, 9)))
+    whole = Classifier(clip, Fixed(), 10, test_sets=[TestSet("objects", ("test",), subset)])
+    evaluate(whole, batches(logits, torch.tensor([2, 0, 3])[which]))
+    alone = Classifier(clip, Fixed(), 3, test_sets=[TestSet("objects", ("test",))])
+    evaluate(alone, batches(by_groups(logits, groups), which))
+    for name in ("top1", "mean_per_class", "worst_class", "nll", "ece"):
+        assert whole.results["objects", "test"][name] == pytest.approx(alone.results["objects", "test"][name])
+    assert set(whole.predictions["objects"].predicted.tolist()) == {2, 0, 3}
+
+
+def test_a_view_is_the_tested_images_of_some_classes_among_these(clip: ClipBackbone) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(80, 10, generator=generator), torch.arange(80) % 10
+    splits = (torch.arange(80) < 50).long()  # the last 30 are "val", which no view has
+    views = {"some-classes": Subset((1, 4, 6)), "groups": Subset((1, 4, 6, 8), ((4, 6),))}
+    classifier = Classifier(clip, Fixed(), 10, test_sets=[TestSet("d", ("val", "test"), views=views)])
+    columns = (logits, labels, torch.zeros(80).long(), torch.arange(80), splits)
+    evaluate(classifier, batches(*columns, size=9))
+    assert list(classifier.results) == [("d", name) for name in ("val", "test", "some-classes", "groups")]
+    for name, columns_of, numbers in (
+        ("some-classes", [[1], [4], [6]], {1: 0, 4: 1, 6: 2}),
+        ("groups", [[1], [4, 6], [8]], {1: 0, 4: 1, 6: 1, 8: 2}),
+    ):
+        chosen = (splits == 1) & torch.isin(labels, torch.tensor(list(numbers)))
+        alone = Classifier(clip, Fixed(), 3)
+        theirs = torch.tensor([numbers[label] for label in labels[chosen].tolist()])
+        evaluate(alone, batches(by_groups(logits[chosen], columns_of), theirs))
+        for metric in ("top1", "mean_per_class", "nll", "ece"):
+            assert classifier.results["d", name][metric] == pytest.approx(alone.results["test", "test"][metric])
+
+
+def test_a_tally_equals_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(500, 30, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 30, (500,), generator=generator)
+    tally = Tally(30)
+    for part in torch.arange(500).split(64):
+        tally.update(Scores.of(logits[part]), labels[part])
+    found, probabilities = tally.compute(), logits.softmax(dim=1)
+    assert found["top1"] == pytest.approx(float(multiclass_accuracy(probabilities, labels, 30, "micro")))
+    assert found["top5"] == pytest.approx(float(multiclass_accuracy(probabilities, labels, 30, "micro", top_k=5)))
+    assert found["mean_per_class"] == pytest.approx(float(multiclass_accuracy(probabilities, labels, 30, "macro")))
+    assert found["ece"] == pytest.approx(float(multiclass_calibration_error(probabilities, labels, 30)), abs=1e-6)
+
+
+def test_a_tally_does_not_grow_with_the_images() -> None:
+    def size(tally: Tally) -> int:
+        return sum(getattr(tally, name).nbytes for name in tally._defaults)
+
+    tally = Tally(1000)
+    before = size(tally)
+    scores = Scores.of(torch.randn(256, 1000).double())
+    for _ in range(20):
+        tally.update(scores, torch.arange(256))
+    assert size(tally) == before < 20_000
+    assert all(isinstance(getattr(tally, name), torch.Tensor) for name in tally._defaults)  # no list of batches
 
 
 def test_splits_are_the_same_images_evaluated_apart(clip: ClipBackbone) -> None:

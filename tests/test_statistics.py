@@ -7,10 +7,14 @@ import pytest
 from scipy.stats import binomtest, sem
 
 from clipdg.statistics import (
+    ALEXNET_ERRORS,
     clopper_pearson,
     compare,
+    corruption_accuracies,
     holm,
     mean_and_error,
+    mean_corruption_accuracy,
+    mean_corruption_error,
     paired_difference,
     student_interval,
     wilson_interval,
@@ -98,3 +102,38 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_mean_corruption_error_by_hand() -> None:
+    # Errors of half of AlexNet's on fourteen corruptions and of 0 on one: 14/15 of a half.
+    accuracies = {k: [1 - e / 2] * 5 for k, e in ALEXNET_ERRORS.items()}
+    assert mean_corruption_error(accuracies) == pytest.approx(0.5)
+    accuracies["fog"] = [1.0] * 5
+    assert mean_corruption_error(accuracies) == pytest.approx(0.5 * 14 / 15)
+    # Of severities only the mean counts: fog's error is 0.4 on one of five, 0.08 in the mean.
+    accuracies["fog"] = [1.0, 1.0, 0.6, 1.0, 1.0]
+    assert mean_corruption_error(accuracies) == pytest.approx((7 + 0.08 / 0.819324) / 15)
+
+
+def test_alexnet_has_a_mean_corruption_error_of_one() -> None:
+    assert mean_corruption_error({k: [1 - e] * 5 for k, e in ALEXNET_ERRORS.items()}) == pytest.approx(1.0)
+
+
+def test_mean_corruption_accuracy_weighs_corruptions_and_severities_alike() -> None:
+    accuracies = {k: [0.0] * 5 for k in ALEXNET_ERRORS}
+    accuracies["snow"] = [0.0, 0.75, 0.0, 0.0, 0.0]
+    assert mean_corruption_accuracy(accuracies) == pytest.approx(0.75 / 75)
+
+
+def test_a_mean_over_corruptions_needs_all_of_them() -> None:
+    accuracies = {k: [0.5] * 5 for k in ALEXNET_ERRORS}
+    accuracies["frost"] = [0.5] * 4
+    del accuracies["pixelate"]
+    for mean in (mean_corruption_error, mean_corruption_accuracy):
+        with pytest.raises(ValueError, match="not here: frost, pixelate"):
+            mean(accuracies)
+
+
+def test_corruptions_are_read_from_domains_with_all_their_severities() -> None:
+    domains = {f"c/fog/{s}": s / 10 for s in range(5, 0, -1)} | {"c/snow/1": 0.5, "imagenet": 0.7, "c/odd/1": 0.1}
+    assert corruption_accuracies(domains) == {"fog": (0.1, 0.2, 0.3, 0.4, 0.5)}

@@ -72,6 +72,17 @@ class TimmImage(nn.Module):
         alone = isinstance(found, nn.Module) and not isinstance(found, nn.Identity | nn.ModuleList)
         return found if alone and not isinstance(getattr(self.model, "aux_head", None), nn.Linear) else None
 
+    @property
+    def head_wnids(self) -> tuple[str, ...] | None:
+        """The K outputs in WordNet, by timm's lists: 1,000 are ImageNet-1k's, 21,841 ImageNet-22k's, …
+
+        None if there is no classifier or timm has no list of that length.
+        """
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        subset = infer_imagenet_subset(self.model) if self.head is not None else None
+        return None if subset is None else tuple(ImageNetInfo(subset).label_names())
+
     def classify(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, K) logits of the weights' own classes; dropout in front of the classifier is left out."""
         head = self.head

@@ -166,7 +166,13 @@ def _print_records(records: list[Record]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from clipdg.report.tables import reported
+    from clipdg.report.tables import reported, views
+    from clipdg.statistics import (
+        ALEXNET_ERRORS,
+        corruption_accuracies,
+        mean_corruption_accuracy,
+        mean_corruption_error,
+    )
 
     for record in records:
         content = record.content
@@ -176,9 +182,14 @@ def _print_records(records: list[Record]) -> None:
         if not content["data"]["num_fit"]:
             title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, nothing fitted"
         table = Table(
-            title=f"{escape(title)}, seed {values['seed']}", box=SIMPLE_HEAD, title_justify="left", title_style=""
+            title=f"{escape(title)}, seed {values['seed']}",
+            box=SIMPLE_HEAD,
+            title_justify="left",
+            title_style="",
+            collapse_padding=True,
         )
-        for name in ("domain", "role", "split"):
+        table.add_column("domain", no_wrap=True)
+        for name in ("role", "split"):
             table.add_column(name)
         for name in ("images", "top-1", "per class", "worst", "ECE"):
             table.add_column(name, justify="right")
@@ -188,10 +199,18 @@ def _print_records(records: list[Record]) -> None:
                 if e is None:  # a source of which nothing was held out
                     table.add_row(escape(domain), role[:-1], "none", "0", "", "", "", "")
                     continue
-                m = e["metrics"]
-                cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
-                table.add_row(escape(domain), role[:-1], e["split"], f"{e['num_images']:,}", *cells)
-        Console(width=min(100, Console().width)).print(table)
+                for one in (e, *views(record, domain)):
+                    m = one["metrics"]
+                    cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
+                    table.add_row(escape(domain), role[:-1], one["split"], f"{one['num_images']:,}", *cells)
+        console = Console(width=min(100, Console().width))
+        console.print(table)
+        corrupted = corruption_accuracies(
+            {e["domain"]: e["metrics"]["top1"] for e in record.evaluations if e["split"] == "test"}
+        )
+        if len(corrupted) == len(ALEXNET_ERRORS):
+            mean, mce = mean_corruption_accuracy(corrupted), mean_corruption_error(corrupted)
+            console.print(f"ImageNet-C: mean top-1 {_percent(mean)}, mCE {_percent(mce)} (AlexNet: 100)")
         if content["timing"].get("converged") is False:
             say("clipdg: the solver stopped before it converged; raise method.max_iterations")
 

@@ -324,6 +324,8 @@ def _quoted(row: Row) -> str:
 
 
 def _join(words: Sequence[str]) -> str:
+    if not words:
+        return "none"
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

@@ -74,6 +74,14 @@ def reported(record: Record, domain: str) -> Mapping[str, Any] | None:
     return last
 
 
+def views(record: Record, domain: str) -> list[Mapping[str, Any]]:
+    """A domain's evaluations on fewer of its classes ("a-classes"), which stand beside the reported one; last step."""
+    own = (*record.content["data"]["num_images"].get(domain, ()), "all")
+    found = [e for e in record.evaluations if e["domain"] == domain and e["split"] not in own]
+    last = max(map(_step, found), default=-1)
+    return [e for e in found if _step(e) == last]
+
+
 def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Every evaluation below the folders, one a row, sorted by run.
 
@@ -198,7 +206,7 @@ def describe_shifts(study: Study) -> str:
     """``photo → cartoon, sketch``; ``each of art, photo, sketch left out once``."""
     if len(study.shifts) == 1:
         shift = study.shifts[0]
-        return f"{', '.join(shift['sources'])} → {', '.join(shift['targets'])}"
+        return f"{', '.join(shift['sources']) or 'no source'} → {', '.join(shift['targets']) or 'no target'}"
     if all(len(s["targets"]) == 1 for s in study.shifts):
         return f"each of {', '.join(s['targets'][0] for s in study.shifts)} left out once"
     return "; ".join(f"{', '.join(s['sources'])} → {', '.join(s['targets'])}" for s in study.shifts)
@@ -512,7 +520,7 @@ def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metr
 
     targets = [c for c in columns if c.role == "target"]
     means = [m for c in targets if (m := cells[c.key].mean) is not None]
-    if len(means) == len(targets):
+    if means and len(means) == len(targets):
         worst = targets[means.index(min(means) if metric.better == "higher" else max(means))]
         cells["worst"] = Cell(cells[worst.key].values, len(setting.seeds), worst.head)
     else:

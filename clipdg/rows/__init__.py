@@ -48,7 +48,7 @@ def open_table(root: str | Path | None, hub: Hub | None = None) -> Table:
         return arrow.open_saved(place, split)
     if kind == "folder":
         return folder.open_folder(place)
-    files = _files_of(place, hub or Hub(place.name))
+    files = _files_of(place, hub or Hub(place.name), kind)
     return arrow.open_parquet(files, str(place)) if kind == ".parquet" else shards.open_shards(files, str(place))
 
 
@@ -78,9 +78,13 @@ def _kind(place: Path) -> str:
     return "folder"
 
 
-def _files_of(place: Path, hub: Hub) -> list[Path]:
-    """The files of one split below ``place``, told apart as the hub does: by the card in README.md, else by name."""
+def _files_of(place: Path, hub: Hub, kind: str) -> list[Path]:
+    """The files of one split below ``place``, told apart as the hub does: by the card in README.md, else by name.
+
+    Only those that end in ``kind``: beside a single shard the library takes its nshards.txt for the data.
+    """
     import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
 
     if place.is_file():
         return [place]
@@ -91,6 +95,9 @@ def _files_of(place: Path, hub: Hub) -> list[Path]:
         return files
     try:
         splits = datasets.load_dataset_builder(str(place), hub.config).config.data_files
+        if not all(str(file).endswith(kind) for files in splits.values() for file in files):
+            splits = DataFilesDict.from_patterns(get_data_patterns(str(place)), base_path=str(place))
+            splits = splits.filter(extensions=[kind])
     except (ValueError, OSError) as error:
         raise DataError(f"{place} cannot be opened as a data set: {arrow.first_line(error)}") from error
     return [Path(file) for file in splits[arrow.one_split(splits, hub.split, str(place))]]

@@ -168,7 +168,8 @@ class _Chosen:
 
 def fingerprint(domain: Domain, classes: Sequence[str]) -> str:
     """SHA-256 of the domain's (digest, class name) pairs in order, and its published splits: nothing else of it."""
-    names = [records.canonical(name) for name in classes]
+    # A name that two classes share does not say which of them it is (two missiles in ImageNet).
+    names = [records.canonical(name if classes.count(name) == 1 else [name, i]) for i, name in enumerate(classes)]
     total = hashlib.sha256()
     for digest, label in zip(domain.rows.digests(), domain.rows.labels.tolist(), strict=True):
         total.update(digest.encode() + names[label] + b"\n")

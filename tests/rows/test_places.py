@@ -181,3 +181,8 @@ def test_where_nothing_is_the_place_is_named(tmp_path: Path) -> None:
         open_table(layouts.put(tmp_path / "v2.tar.gz", b"\x1f\x8b"))
     with pytest.raises(ConfigError, match=r"neither a folder nor a \.parquet or \.tar file"):
         open_table(layouts.put(tmp_path / "x.zip", b"PK"))
+
+
+def test_a_single_shard_is_not_outvoted_by_the_text_beside_it(tmp_path: Path) -> None:
+    place = layouts.wds(tmp_path, GIVEN[:3], NAMES)  # 0.tar and nshards.txt
+    assert len(open_table(place)) == 3
