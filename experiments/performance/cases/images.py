@@ -1,0 +1,115 @@
+"""Encoding images through the feature store: against a bare loop of the encoder over tensors that are ready."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from harness import Case, Setting, Side, Step
+
+from cases._photos import folder
+from cases._towers import backbone
+from cases.zero_shot import no_bf16
+from clipdg import features
+from clipdg.benchmarks import folder as benchmark
+from clipdg.core import Domain
+
+COUNT = 128
+
+
+def scratch() -> Path:
+    """A folder that goes with this process."""
+    place = Path(tempfile.mkdtemp(prefix="clipdg-performance-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
+def photos(setting: Setting, place: Path) -> Callable[[], Domain]:
+    """Opens a folder of photographs; each time it is read anew."""
+    count = 32 if setting.small else COUNT
+    root = folder(place / "photos", ["photo", "other"], ["cat", "dog"], count // 2)
+    return lambda: benchmark.build(benchmark.Config(), str(root)).domains["photo"]
+
+
+def bare(precision: str) -> Callable[[Setting], Step]:
+    """The encoder alone: what any way of encoding these images must cost."""
+
+    def prepare(setting: Setting) -> Step:
+        clip = backbone(setting, precision)
+        domain = photos(setting, scratch())()
+        size = features.BATCH_SIZE[setting.device]
+        ready = torch.stack([clip.preprocess(domain.rows.image(i)) for i in range(len(domain.rows))])
+        ready = ready.to(setting.device)
+
+        def step() -> torch.Tensor:
+            with torch.inference_mode():
+                return torch.cat([clip.encode_image(batch) for batch in ready.split(size)]).cpu()
+
+        return step
+
+    return prepare
+
+
+def stored(precision: str) -> Callable[[Setting], Step]:
+    """Everything: files are listed, read, hashed, decoded, resized, encoded; features written, synced, read again."""
+
+    def prepare(setting: Setting) -> Step:
+        clip = backbone(setting, precision)
+        place = scratch()
+        open_domain = photos(setting, place)
+
+        def step() -> torch.Tensor:
+            cache = place / "cache"
+            shutil.rmtree(cache, ignore_errors=True)
+            os.environ["CLIPDG_CACHE"] = str(cache)
+            domain, store = open_domain(), features.FeatureStore()
+            found = store.encode(clip, domain)
+            assert store.num_encoded == len(domain.rows)
+            return found.clone()
+
+        return step
+
+    return prepare
+
+
+def agreement(outcomes: Sequence[torch.Tensor]) -> dict[str, float]:
+    first, last = outcomes[0].float(), outcomes[-1].float()
+    return {
+        "largest difference, of the largest feature": float((first - last).abs().max() / first.abs().max()),
+        "1 - lowest cosine": float(1 - torch.cosine_similarity(first.double(), last.double()).min()),
+    }
+
+
+CASES = (
+    Case(
+        "images",
+        f"{COUNT} JPEG photographs to stored features, all costs included, against the encoder over ready tensors",
+        (Side("bare loop", bare("fp32")), Side("store", stored("fp32"))),
+        agreement,
+        {"largest difference, of the largest feature": 1e-5},
+        at_least=1 / 1.1,
+    ),
+    Case(
+        "images-bf16",
+        "the same with bf16 weights on both sides",
+        (Side("bare loop, bf16", bare("bf16")), Side("store, bf16", stored("bf16"))),
+        agreement,
+        {"1 - lowest cosine": 1e-5},
+        at_least=1 / 1.1,
+        available=no_bf16,
+    ),
+    Case(
+        "images-fp32-bf16",
+        "what bf16 weights gain, and how far its features are from those of fp32",
+        (Side("store", stored("fp32")), Side("store, bf16", stored("bf16"))),
+        agreement,
+        {"1 - lowest cosine": 1e-3},
+        at_least=1.8,
+        available=no_bf16,
+    ),
+)
