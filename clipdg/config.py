@@ -42,12 +42,14 @@ class BackboneConfig:
     """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED".
 
     ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
+    ``pixels``: resized exactly as the weights' own library does, or at most one level of 255 off in half the time.
     """
 
     name: str = "tiny"
     weights: str | None = None
     precision: typing.Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    pixels: typing.Literal["exact", "fast"] = "exact"
 
 
 @dataclass

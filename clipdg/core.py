@@ -25,13 +25,16 @@ class Preprocessing:
     ``shortest_floor``: the same, but where an odd number of pixels is cut off, the greater half goes at the right and
     at the bottom (transformers); in ``shortest`` half pixels are rounded to even, as in torchvision.
     ``squash``: both sides to ``size``, the aspect ratio lost (DomainBed, SigLIP).
+
+    ``bicubic`` and ``bilinear`` are Pillow's to the last bit, as the libraries have them; ``_fast`` are torch's of the
+    same kernels in 16-bit arithmetic, at most one level of 255 from them (see ``images.fast``).
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Literal["shortest", "shortest_floor", "squash"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "nearest", "bicubic_fast", "bilinear_fast"] = "bicubic"
     crop_fraction: float = 1.0
 
 

@@ -24,6 +24,7 @@ import io
 import math
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,9 +57,12 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
+    "bicubic_fast": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
+    "bilinear_fast": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
+_TORCH_MODE = {"bicubic_fast": "bicubic", "bilinear_fast": "bilinear"}
 _warnings_lock = threading.Lock()  # catch_warnings swaps a list that all threads share
 
 
@@ -128,14 +132,40 @@ def to_uint8(image: Image.Image, spec: Preprocessing) -> Tensor:
         width, height = int(scaled * width / height), scaled
     if image.mode != "RGB":
         image = image.convert("RGB")
-    image = image.resize((width, height), _RESAMPLING[spec.interpolation])
     left, top = (width - spec.size) / 2, (height - spec.size) / 2
     if spec.resize == "shortest_floor":
         left, top = math.floor(left), math.floor(top)
     else:
         left, top = round(left), round(top)  # halves to even, as in torchvision
-    image = image.crop((left, top, left + spec.size, top + spec.size))
+    right, bottom = left + spec.size, top + spec.size
+    if spec.interpolation in _TORCH_MODE and _agree(image.size, (width, height)):
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        mode = _TORCH_MODE[spec.interpolation]
+        resized = F.interpolate(pixels, (height, width), mode=mode, antialias=True)
+        return resized[0, :, top:bottom, left:right].contiguous()
+    image = image.resize((width, height), _RESAMPLING[spec.interpolation]).crop((left, top, right, bottom))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _agree(size: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether torch's resizing is within a level of Pillow's: photographs to a model's size, as a rule.
+
+    Pillow 13 takes columns first where the height shrinks more than the width; with 8 bits between, another order is
+    many levels off. Near the original size torch's 16-bit weights can be two levels off. Noise of 8,000 sizes: one.
+    """
+    (width, height), (new_width, new_height) = size, resized
+    smaller = width >= 1.5 * new_width and height >= 1.5 * new_height
+    return smaller and height <= 2 * width and height * new_width <= 1.02 * width * new_height
+
+
+def fast(spec: Preprocessing) -> Preprocessing:
+    """The same with torch's resizing, in a third of Pillow's time, where its pixels are at most one level of 255 off.
+
+    In photographs 4 pixels of 1,000 are (experiments/performance). What it does not do so well is left to Pillow.
+    """
+    if spec.interpolation == "bicubic":
+        return replace(spec, interpolation="bicubic_fast")
+    return replace(spec, interpolation="bilinear_fast") if spec.interpolation == "bilinear" else spec
 
 
 def normalize(images: Tensor, spec: Preprocessing) -> Tensor:

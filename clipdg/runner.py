@@ -30,6 +30,7 @@ from clipdg.classifier import Classifier
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Shift, known_as
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
+from clipdg.images import fast
 from clipdg.rows import fingerprint
 from clipdg.rows.folder import unlooked
 from clipdg.templates import Prompted, texts_of
@@ -92,6 +93,8 @@ def open_backbone(settings: Mapping[str, Any]) -> Backbone:
     own = config.plugin_config("backbone", settings)
     arguments = (model or None, settings["weights"], *([own] if own is not None else []))
     backbone = catalog.plugin("backbones", family).load(*arguments)
+    if settings["pixels"] == "fast":
+        backbone.preprocessing = fast(backbone.preprocessing)
     return placement.place(backbone, settings["precision"], device, settings["compile"])
 
 

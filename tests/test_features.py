@@ -364,7 +364,7 @@ def test_a_domain_without_images_has_no_features(clip: ClipBackbone, tmp_path: P
 def test_bf16_features_are_stored_beside_those_of_fp32(domain: Domain, tmp_path: Path) -> None:
     from clipdg.runner import open_backbone
 
-    settings = {"name": "tiny", "weights": "random:0", "compile": False}
+    settings = {"name": "tiny", "weights": "random:0", "compile": False, "pixels": "exact"}
     store = FeatureStore(tmp_path)
     exact, rounded = (
         store.encode(open_backbone(settings | {"precision": precision}), domain) for precision in ("fp32", "bf16")
@@ -418,3 +418,20 @@ def test_two_processes_with_gloo_store_the_same_bits_as_one(tmp_path: Path, jpeg
     assert np.array_equal(one, two)
     assert said[0] == said[1]
     assert said[0].startswith("broken: image ")
+
+
+def test_fast_pixels_have_features_and_records_of_their_own(clip: ClipBackbone, domain: Domain) -> None:
+    from clipdg import config
+    from clipdg.runner import open_backbone
+
+    keys, identities = [], []
+    weights = clip.weights.fingerprint
+    for override in ([], ["backbone.pixels=exact"], ["backbone.pixels=fast"]):
+        resolved = config.load(overrides=["backbone=tiny", "backbone.weights=random:0", *override])
+        backbone = open_backbone(resolved.values["backbone"])
+        keys.append(features.key(backbone, domain))
+        identities.append(resolved.identity())
+        assert backbone.weights.fingerprint == weights
+    assert keys[0] == keys[1] != keys[2]
+    assert identities[0] == identities[1] != identities[2]
+    assert "backbone.pixels" not in identities[0]  # records that were made before the setting keep their names

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import struct
@@ -368,3 +369,28 @@ def test_augmentation_of_grey_stays_within_its_limits() -> None:
     assert moved.abs().max() <= 0.054 + 0.2 * (128 / 255 - 0.5)
     assert moved.flatten(2).std(2).max() < 1e-6
     assert moved[:, :, 0, 0].std() == pytest.approx(0.108 / 12**0.5, rel=0.15)  # uniform: width / sqrt(12)
+
+
+FAST_SIZES = [*SIZES, (500, 375), (375, 500), (1600, 1200), (25, 24), (24, 24)]
+
+
+@pytest.mark.parametrize("size", FAST_SIZES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize", ["shortest", "shortest_floor", "squash"])
+def test_fast_pixels_are_at_most_one_level_off(size: tuple[int, int], interpolation: str, resize: str) -> None:
+    """Noise, whose neighbours differ by up to 255, is the hardest image there is."""
+    exact = Preprocessing(24, CLIP.mean, CLIP.std, resize, interpolation)  # type: ignore[arg-type]  # parametrised
+    image = noise(*size)
+    theirs, ours = (images.to_uint8(image, spec).int() for spec in (exact, images.fast(exact)))
+    assert ours.shape == (3, 24, 24)
+    assert (ours - theirs).abs().max() <= 1
+
+
+def test_fast_pixels_are_other_pixels_under_another_name() -> None:
+    image = noise(75, 50)
+    fast = images.fast(CLIP)
+    assert fast != CLIP
+    assert not torch.equal(images.to_uint8(image, fast), images.to_uint8(image, CLIP))
+    assert torch.equal(images.to_uint8(noise(33, 500), fast), images.to_uint8(noise(33, 500), CLIP))  # Pillow's turn
+    nearest = dataclasses.replace(CLIP, interpolation="nearest")
+    assert images.fast(nearest) == nearest
