@@ -1,6 +1,9 @@
 """What engines promise: every task comes back, with how it ended; one that dies takes no other with it."""
 
 import json
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +133,72 @@ def test_the_cost_of_what_is_to_do_comes_from_like_runs(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'slurm'"):
         engines.choose("slrum", 1)
+
+
+@pytest.mark.slow
+def test_submitit_performs_a_sweep_and_what_was_preempted_is_queued_again(
+    tmp_path: Path, plugins_of_a_user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="the extra clipdg[slurm] is not installed")
+    from clipdg.engines.slurm import Slurm
+
+    monkeypatch.setenv("PYTHONPATH", f"{plugins_of_a_user}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    others = [settings(scale=s) for s in (1.0, 2.0, 3.0)]
+    slow = settings(how="slow", once=str(tmp_path / "once"), scale=4.0)
+    engine = Slurm(2, cluster="local")
+    preempted: list[str] = []
+
+    def preempt_slow(step: sweep.Step) -> None:
+        if step.begins and step.name.startswith("slow") and not preempted:
+            [job] = [j for j in engine._jobs if any(t.name.startswith("slow") for t in j.submission().function.tasks)]
+            wait_for((tmp_path / "once").exists)
+            job._interrupt()  # as Slurm does when another job needs the machine
+            preempted.append(job.job_id)
+
+    surveyed = sweep.survey([slow, *others], tmp_path / "out", Session())
+    outcome = sweep.complete(surveyed, tmp_path / "out", engine, preempt_slow)
+    assert preempted
+    assert (outcome.done, outcome.failed) == (4, [])
+    complete([slow, *others], tmp_path / "here")
+    assert comparable(tmp_path / "out") == comparable(tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_finishes_a_sweep_although_one_of_two_nodes_is_killed(
+    tmp_path: Path, plugins_of_a_user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="the extra clipdg[ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    from clipdg.engines.ray import Ray
+
+    monkeypatch.setenv("PYTHONPATH", f"{plugins_of_a_user}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    planned = [settings(scale=float(s)) for s in range(1, 13)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        killed = []
+
+        def kill_second(step: sweep.Step) -> None:
+            if step.done == 2 and not step.begins and not killed:
+                cluster.remove_node(second, allow_graceful=False)
+                killed.append(step.done)
+
+        surveyed = sweep.survey(planned, tmp_path / "out", Session())
+        outcome = sweep.complete(surveyed, tmp_path / "out", Ray(2), kill_second)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert killed
+    assert (outcome.done, outcome.failed) == (12, [])
+    complete(planned, tmp_path / "here")
+    assert comparable(tmp_path / "out") == comparable(tmp_path / "here")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,7 +1,10 @@
+import errno
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,3 +137,136 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
     assert records.canonical({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
     assert records.digest({"b": 1, "a": 2}) == records.digest(json.loads('{"a": 2, "b": 1}'))
+
+
+class Crashed(BaseException):
+    """The process is gone: nothing after this happens, not even what is in a finally."""
+
+
+def crash_at(moment: int, half: bool, path: Path, act: Callable[[], object], patch: pytest.MonkeyPatch) -> bool:
+    """Act until the ``moment``-th call to the system, which is not made or, if ``half``, made by half; True if it came.
+
+    The calls are those that publish makes: making a file and writing it, syncing, linking, renaming, deleting.
+    """
+    count = 0
+
+    def deadly(call: Callable[..., Any], by_half: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > moment:
+                if half and count == moment + 1:
+                    (by_half or call)(*arguments, **options)
+                raise Crashed
+            return call(*arguments, **options)
+
+        return called
+
+    class File:
+        """A file of which a write can be cut in the middle."""
+
+        def __init__(self, *arguments: Any) -> None:
+            self.file = builtins_open(*arguments)
+            self.fileno = self.file.fileno
+            self.flush = deadly(self.file.flush)
+            self.write = deadly(self.file.write, lambda content: self.file.write(content[: len(content) // 2]))
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+    builtins_open = open
+    with patch.context() as p:
+        p.setattr("clipdg.records.open", deadly(File, lambda *a: builtins_open(*a).close()), raising=False)
+        for name in ("fsync", "link", "replace"):
+            p.setattr(os, name, deadly(getattr(os, name)))
+        p.setattr(Path, "unlink", deadly(Path.unlink))
+        p.setattr(Path, "mkdir", deadly(Path.mkdir))
+        try:
+            act()
+        except Crashed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["before", "during"])
+@pytest.mark.parametrize("replace", [True, False], ids=["rename", "link"])
+def test_a_crash_at_any_moment_of_publish_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, half: bool
+) -> None:
+    old, new = b"old" * 100, b"new" * 100
+    seen = set()
+    for there in (True, False):
+        moment = 0
+        while True:
+            path = tmp_path / f"{there}-{moment}" / "deep" / "result"
+            if there:
+                records.publish(path, old)
+
+            def write(path: Path = path) -> bool:
+                return records.publish(path, new, replace=replace)
+
+            crashed = crash_at(moment, half, path, write, monkeypatch)
+            content = path.read_bytes() if path.exists() else None
+            before = old if there else None
+            assert content in (before, new)
+            seen.add((there, content))
+            write()  # the next start
+            assert path.read_bytes() == (old if there and not replace else new)
+            if not crashed:
+                break
+            moment += 1
+        assert moment >= 5
+    assert (False, None) in seen
+    assert (False, new) in seen
+
+
+def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1234))
+    with pytest.raises(
+        StorageError, match=r"result: No space left on device; 5,000 bytes are needed and 1,234 are free"
+    ):
+        records.publish(tmp_path / "result", b"x" * 5000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.write_bytes(b"[" * 100_000 + b"]" * 100_000), "nested too deeply"),
+        (lambda path: os.mkfifo(path), "not a regular file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "not a record"),
+        (lambda path: path.write_bytes(Record(content(evaluations=3)).bytes()), "evaluations are not those"),
+        (lambda path: path.write_bytes(Record(content(evaluations=[{"metrics": 1}])).bytes()), "evaluations are not"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    ],
+    ids=["deep", "fifo", "folder", "binary", "number", "list", "device"],
+)
+def test_what_only_looks_like_a_record_is_named_and_the_rest_is_read(
+    tmp_path: Path, make: Callable[[Path], object], sentence: str
+) -> None:
+    Record(content(run_id="0" * 16)).publish(tmp_path)
+    make(tmp_path / "0123456789abcdef.json")
+    found, [error] = records.read_all([tmp_path])
+    assert [r.run_id for r in found] == ["0" * 16]
+    assert sentence in str(error)
+    assert "0123456789abcdef" in str(error)
+
+
+def test_predictions_that_are_not_those_of_the_run_are_refused(tmp_path: Path) -> None:
+    record = Record(content(predictions={"file": "a.parquet", "digest": records.hash_bytes(b"right")}))
+    with pytest.raises(RecordError, match=r"cannot read .*a\.parquet"):
+        records.predictions(record, tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"wrong")
+    with pytest.raises(RecordError, match="its digest does not match"):
+        records.predictions(record, tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"right")
+    assert records.predictions(record, tmp_path) == b"right"
+    assert records.predictions(Record(content()), tmp_path) is None

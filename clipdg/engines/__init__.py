@@ -80,6 +80,14 @@ def choose(name: str, jobs: int, session: Session | None = None) -> Engine:
         from clipdg.engines.local import Local
 
         return Local(jobs, session)
+    if name == "ray":
+        from clipdg.engines.ray import Ray
+
+        return Ray(jobs)
+    if name == "slurm":
+        from clipdg.engines.slurm import Slurm
+
+        return Slurm(jobs)
     raise ConfigError(f"no engine '{name}'.{nearest(name, NAMES)} There are: {', '.join(NAMES)}.")
 
 
