@@ -20,8 +20,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -92,8 +93,7 @@ class DomainSet:
     duplicates: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     row: int  # of the table
     label: int
     name: str  # below the class's folder, with "/"; empty where the copy has lost it
@@ -168,6 +168,7 @@ def _below(root: Path, folders: Sequence[str]) -> Path:
     return next((root / name for name in folders if (root / name).is_dir()), root)
 
 
+@lru_cache(maxsize=4096)
 def key(name: str) -> str:
     """The same for "Real World", "real_world" and "RealWorld"."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())

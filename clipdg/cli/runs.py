@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -213,6 +214,8 @@ def _print_records(records: list[Record]) -> None:
             console.print(f"ImageNet-C: mean top-1 {_percent(mean)}, mCE {_percent(mce)} (AlexNet: 100)")
         if content["timing"].get("converged") is False:
             say("clipdg: the solver stopped before it converged; raise method.max_iterations")
+    for note in dict.fromkeys(note for record in records for note in record.content["data"]["notes"]):
+        say(textwrap.fill(f"- {note}", 80, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _percent(value: float | None) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
+from clipdg import cache, images
 from clipdg.benchmarks import _mnist, colored_mnist, rotated_mnist
 from clipdg.core import Benchmark
 from clipdg.errors import DataError
@@ -46,6 +47,26 @@ def test_every_place_gives_the_same_digits(root: Path, tmp_path: Path, place: st
         "MNIST's train part has 50 images, expected are 60,000.",
         "MNIST's test part has 13 images, expected are 10,000.",
     )
+
+
+def test_parquet_is_decoded_once_and_a_changed_cache_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain_sets.mnist_parquet(tmp_path / "mnist", TRAIN, TEST)
+    _mnist.read(tmp_path / "mnist")
+    decoded = []
+    original = images.decode
+    monkeypatch.setattr(images, "decode", lambda *a: decoded.append(a) or original(*a))
+    again, _, _ = _mnist.read(tmp_path / "mnist")
+    assert decoded == []
+    assert np.array_equal(again.images, IMAGES)
+    for path in cache.folder("mnist").glob("*.bin"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    again, _, _ = _mnist.read(tmp_path / "mnist")
+    assert len(decoded) == 63
+    assert np.array_equal(again.images, IMAGES)
 
 
 def test_domainbeds_stream_gives_domainbeds_colours_bit_for_bit(root: Path) -> None:
