@@ -8,8 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import tarfile
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ from clipdg import records
 from clipdg.core import Preprocessing
 from clipdg.errors import DataError
 from clipdg.images import ENDINGS, decode, to_uint8
+from clipdg.rows import Hub, Table, open_table
+from clipdg.rows.shards import open_shards
 
 IN_MEMORY = 512 * 2**20  # bytes of decoded images; more are decoded anew in each epoch
 
@@ -149,89 +149,37 @@ def _from_metadata(folder: Path, path: Path) -> list[tuple[str, str]]:
 
 
 def from_datasets(root: str) -> Source:
-    """A saved Hugging Face dataset or one on the hub, with a column of images and one called text or caption."""
-    import datasets
+    """A saved Hugging Face dataset, parquet, or one on the hub, with a column called text or caption; of splits, train.
 
-    try:
-        if Path(root).expanduser().exists():
-            found = datasets.load_from_disk(str(Path(root).expanduser()))
-        else:
-            found = datasets.load_dataset(root)
-    except (FileNotFoundError, ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"no dataset {root}: {str(error).splitlines()[0] if str(error) else error!r}") from error
-    if isinstance(found, datasets.DatasetDict):
-        if "train" not in found and len(found) > 1:
-            raise DataError(
-                f"{root} has the splits {', '.join(found)} and no 'train'; save the one that is meant alone"
-            )
-        found = found["train"] if "train" in found else next(iter(found.values()))
-    images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
-    texts = [name for name in ("text", "caption") if name in found.column_names]
-    if len(images) != 1 or not texts:
+    Images are found by their type, see ``rows.arrow``.
+    """
+    place = Path(root).expanduser()
+    table = open_table(place if place.exists() else None, Hub(root, split="train"))
+    texts = [name for name in ("text", "caption") if name in table.columns]
+    if not texts:
         raise DataError(
-            f"{root} has the columns {', '.join(found.column_names)}; needed are one of images and one called text or "
-            "caption"
+            f"{root} has no captions: needed is a column called text or caption, and it has "
+            f"{', '.join(table.columns) or 'images only'}"
         )
-    rows = found.cast_column(images[0], datasets.Image(decode=False))
-    column = rows.select_columns(images[0])
-    lock = threading.Lock()
-
-    def read(index: int) -> bytes:
-        with lock:
-            cell = column[index][images[0]]
-        if cell is None:
-            raise DataError(f"{root}, row {index}: no image")
-        return cell["bytes"] if cell["bytes"] is not None else _bytes(Path(cell["path"]))
-
-    names = [f"{root}, row {i}" for i in range(len(rows))]
-    captions = [_caption(text, name) for text, name in zip(rows[texts[0]][:], names, strict=True)]
-    return Source(captions, names, read)
+    return _from_table(table, texts[0])
 
 
 def from_webdataset(root: str) -> Source:
     """One .tar or a folder of them; ``key.jpg`` and ``key.txt`` are a pair. Images are read in place, not unpacked."""
     place = Path(root).expanduser()
-    shards = [place] if place.is_file() else sorted(place.glob("*.tar"))
-    if not shards:
+    files = [place] if place.is_file() else sorted(place.glob("*.tar"))
+    if not files:
         raise DataError(f"{root} is neither a .tar file nor a folder that has some")
-    names: list[str] = []
-    captions: list[str] = []
-    where: list[tuple[Path, int, int]] = []  # shard, offset, bytes
-    for shard in shards:
-        images: dict[str, tarfile.TarInfo] = {}
-        texts: dict[str, str] = {}
-        try:
-            with tarfile.open(shard, "r:") as archive:
-                for member in archive:
-                    if member.isdir():
-                        continue
-                    if not member.isreg():
-                        raise DataError(f"{shard}: {member.name} is a link or a device; only plain files are read")
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, ending = base.partition(".")  # webdataset's rule: up to the first dot
-                    key = f"{folder}/{stem}"
-                    if f".{ending.lower()}" in ENDINGS:
-                        if key in images:
-                            raise DataError(f"{shard}: {member.name} and {images[key].name} have the same key")
-                        images[key] = member
-                    elif ending == "txt":
-                        content = archive.extractfile(member)
-                        assert content is not None
-                        texts[key] = _text(content.read(), f"{shard}: {member.name}")
-        except tarfile.TarError as error:
-            raise DataError(f"{shard} is not a whole, uncompressed .tar file: {error}") from error
-        for key, member in images.items():
-            names.append(f"{shard}: {member.name}")
-            captions.append(_caption(texts.get(key), names[-1]))
-            where.append((shard, member.offset_data, member.size))
+    table = open_shards(files, root)
+    if "txt" not in table.columns:
+        raise DataError(f"{root} has no captions: no image has a .txt beside it")
+    return _from_table(table, "txt")
 
-    def read(index: int) -> bytes:
-        shard, offset, size = where[index]
-        with open(shard, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
 
-    return Source(captions, names, read)
+def _from_table(table: Table, captions: str) -> Source:
+    names = [table.at(i) for i in range(len(table))]
+    texts = [str(text) for text in table.column(captions)]
+    return Source([_caption(text, name) for text, name in zip(texts, names, strict=True)], names, table.read)
 
 
 def _caption(text: object, name: str) -> str:
