@@ -10,6 +10,7 @@ from pathlib import Path
 
 import layouts
 import pytest
+import torch
 
 from clipdg import data
 from clipdg.core import Preprocessing
@@ -17,7 +18,7 @@ from clipdg.rows import TableRows, open_table
 
 SPEC = Preprocessing(224, (0.5,) * 3, (0.5,) * 3)
 PLACES: dict[str, Callable[[Path, list[layouts.Sample]], Path]] = {
-    "folder": layouts.domain_folders, "parquet": layouts.hub_parquet, "saved": layouts.saved, "shards": layouts.wds,
+    "folder": layouts.domain_folders, "parquet": layouts.hub_parquet, "shards": layouts.wds,
 }  # fmt: skip
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -36,23 +37,24 @@ def seconds(pid: int) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_two_workers_do_the_work_in_memory_that_stays_flat(tmp_path: Path, place: str) -> None:
-    photos = [layouts.picture(i, size=(500, 375)) for i in range(20)]
-    given = [layouts.Sample("photo", "dog", f"{i:04d}.jpg", photos[i % 20]) for i in range(800)]
+    photos = [layouts.picture(i, size=(250, 190)) for i in range(20)]
+    given = [layouts.Sample("photo", "dog", f"{i:04d}.jpg", photos[i % 20]) for i in range(512)]
     table = open_table(PLACES[place](tmp_path / "data", given))
     rows = TableRows(table, range(len(table)), [0] * len(table), [str(i) for i in range(len(table))])
-    loader = data.loader(data.ImageDataset(rows, range(len(rows)), SPEC, 0), 64, workers=2)
+    loader = data.loader(data.ImageDataset(rows, range(len(rows)), SPEC, 0), 64, generator=torch.Generator(), workers=2)
     used: list[int] = []
     started = time.perf_counter()
     own = time.process_time()
-    for _ in range(4):
+    for _ in range(12):
         assert sum(len(batch.labels) for batch in loader) == len(given)
         workers = [child.pid for child in multiprocessing.active_children() if child.pid]
         assert len(workers) == 2
         used.append(sum(map(resident, [os.getpid(), *workers])))
     wall, own = time.perf_counter() - started, time.process_time() - own
     theirs = [seconds(pid) for pid in workers]
-    print(f"{place}: {4 * len(given) / wall:.0f} images/s, workers {sum(theirs) / wall:.2f} of 2 cores, "
+    print(f"{place}: {12 * len(given) / wall:.0f} images/s, workers {sum(theirs) / wall:.2f} of 2 cores, "
           f"main {own / wall:.2f}, memory {[round(u / 2**20) for u in used]} MiB")  # fmt: skip
-    assert used[-1] - used[1] < 32 * 2**20  # a batch is 9 MiB and a few are on their way
+    # A worker's heap grows with its first two dozen batches (9 MiB each) and then stays: 613 MiB from the 7th pass on.
+    assert used[-1] - used[7] < 16 * 2**20
     assert own < 0.3 * sum(theirs)  # so that two cores are kept busy by the two of them
     assert min(theirs) > 0.6 * max(theirs)
