@@ -118,13 +118,17 @@ class OpenClip(nn.Module):
         """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
-        most = self.tokenizer.context_length
+        most, reserved = self.tokenizer.context_length, _reserved(self.tokenizer)
+        listed = []
         for text in texts:
             ids, num = _ids(self.tokenizer, text)
             check_length(text, num, most, self.name)
-            if not _reserved(self.tokenizer).isdisjoint(ids):
+            if not reserved.isdisjoint(ids):
                 raise unrepresentable(text, self.name)
-        tokens: Tensor = self.tokenizer(list(texts))
+            listed.append(ids)
+        tokens = _padded(self.tokenizer, listed)
+        if tokens is None:
+            tokens = self.tokenizer(list(texts))
         return tokens.to(self.log_scale.device)
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -587,6 +591,21 @@ def _ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
     if tokenizer.tokenizer_mode == "clips":  # it adds start, end and class tokens itself
         return own, len(own) + 3
     return own, len(own) + tokenizer.tokenizer.num_special_tokens_to_add()
+
+
+def _padded(tokenizer: Any, listed: Sequence[list[int]]) -> Tensor | None:
+    """What CLIP's own tokenizer makes of texts that are tokens already; None for another one.
+
+    It takes 50 us a text, and the 80,000 prompts of a classifier should not pay them twice.
+    """
+    import open_clip
+
+    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer) or tokenizer.reduction_fn is not None:
+        return None
+    tokens = torch.zeros(len(listed), tokenizer.context_length, dtype=torch.long)
+    for row, ids in zip(tokens.numpy(), listed, strict=True):
+        row[: len(ids) + 2] = [tokenizer.sot_token_id, *ids, tokenizer.eot_token_id]
+    return tokens
 
 
 def _reserved(tokenizer: Any) -> set[int]:

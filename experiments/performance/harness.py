@@ -46,12 +46,14 @@ class Side:
     """One way to the answer: ``prepare`` loads all that is not timed and returns what is.
 
     ``scale``: what was run is this part of the whole; its seconds are divided by it, and the table says so.
-    ``turns``: at most so many, for a side that takes minutes. ``memory``: None to leave its process out.
+    ``memory_scale``: the same for its memory, where that grows with the work. ``turns``: at most so many, for a side
+    that takes minutes. ``memory``: False to leave its process out.
     """
 
     name: str
     prepare: Callable[[Setting], Step]
     scale: float = 1.0
+    memory_scale: float = 1.0
     turns: int | None = None
     memory: bool = True
 
@@ -162,7 +164,8 @@ def run_turns(case: Case, setting: Setting, turns: int) -> dict[str, Any]:
 
 def run_memory(case: Case, side: str, setting: Setting) -> dict[str, Any]:
     """Peak memory of one run of a side, above the memory when all of it was prepared."""
-    step = next(s for s in case.sides if s.name == side).prepare(setting)
+    chosen = next(s for s in case.sides if s.name == side)
+    step = chosen.prepare(setting)
     gc.collect()
     if setting.device != "cpu":
         import torch
@@ -171,11 +174,13 @@ def run_memory(case: Case, side: str, setting: Setting) -> dict[str, Any]:
         before = torch.cuda.memory_allocated()
         step()
         torch.cuda.synchronize()
-        return {"peak_mib": (torch.cuda.max_memory_allocated() - before) / MIB, "loaded_mib": before / MIB}
+        peak = torch.cuda.max_memory_allocated() - before
+        return {"peak_mib": peak / MIB / chosen.memory_scale, "loaded_mib": before / MIB}
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     step()
-    return {"peak_mib": (_status("VmHWM") - before) / MIB, "loaded_mib": before / MIB}
+    peak = _status("VmHWM") - before
+    return {"peak_mib": peak / MIB / chosen.memory_scale, "loaded_mib": before / MIB}
 
 
 def _timed(step: Step, setting: Setting) -> tuple[Any, float, float]:

@@ -113,7 +113,7 @@ CASES = (
         "coop-1000",
         "a CoOp step, 1,000 classes, 16 shared context tokens; theirs does not fit, and is of 100 classes",
         (
-            Side("77 tokens of every class", theirs(1000, 16, 0.1), scale=0.1, turns=1),
+            Side("77 tokens of every class", theirs(1000, 16, 0.1), scale=0.1, memory_scale=0.1, turns=1),
             Side("clipdg", ours(1000, 16)),
         ),
         at_least=25,
