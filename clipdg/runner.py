@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -538,6 +538,7 @@ class _Run:
                 "fingerprint": weights.fingerprint,
                 "random": weights.random,
                 "provenance": dict(weights.provenance),
+                "preprocessing": asdict(self.backbone.preprocessing),
             },
             "data": {
                 "benchmark": self.benchmark.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def render(template: str, context: dict[str, Any], **helpers: Callable[..., Any]) -> str:
+def render(template: str, context: dict[str, Any], **helpers: Callable[..., Any] | str) -> str:
     """The page of ``template`` (a file beside this one); a name that the context lacks is an error, not a blank."""
     text: str = _environment().get_template(template, globals=helpers).render(**context)
     return text

@@ -16,9 +16,11 @@ from typing import Any
 from clipdg.errors import RecordError
 from clipdg.records import NOT_IDENTITY, Record, flatten, publish, read_all
 from clipdg.report import figures, html
+from clipdg.report.beside import Beside, beside_published
 from clipdg.report.formats import (
     METRICS,
     Metric,
+    csv_text,
     escape_markdown,
     format_mean,
     singles_csv,
@@ -44,6 +46,11 @@ from clipdg.report.tables import (
 from clipdg.statistics import paired_difference
 
 SPREAD = "Mean ± standard error over seeds (sample standard deviation / √n)"
+BESIDE_CAPTION = (
+    "Top-1 accuracy (%) beside what others published for the same exact weights, resolution, method and data set; "
+    "differences in points. A verdict rests on the stated tolerance (0.2 points for zero-shot, 0.1 for supervised "
+    "models, 1.0 for what is learnt or only quoted), or on the 95 % Wilson interval where fewer images were tested."
+)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -113,6 +120,9 @@ def _write_study(study: Study, sheet: tuple[bytes, str] | None, out: Path) -> di
         name = "accuracy" if t.metric.name == "top1" else t.metric.name.replace("_", "-")
         publish(out / "tables" / f"{study.slug}-{name}.csv", to_csv(t).encode())
     publish(out / "tables" / f"{study.slug}-single-runs.csv", singles_csv(runs).encode())
+    beside = beside_published(study)
+    if beside:
+        publish(out / "tables" / f"{study.slug}-beside-published.csv", csv_text(_beside_lines(beside)).encode())
 
     drawn = {}
     for name, draw in (("accuracy", figures.accuracy), ("source-vs-shift", figures.source_vs_shift)):
@@ -151,6 +161,7 @@ def _write_study(study: Study, sheet: tuple[bytes, str] | None, out: Path) -> di
         ),
         "sheet": _sheet_view(study, sheet),
         "singles": _singles_view(main, runs),
+        "beside": beside,
         "notes": _notes(study),
         "incomplete": [(label, domain, cell.n, cell.expected) for label, domain, cell in main.incomplete],
         "rows": [_story(row) for row in study.rows],
@@ -377,6 +388,18 @@ def _singles_view(t: Table, runs: Sequence[Single]) -> list[tuple[str, str, list
     return [(label, seed, [cells.get(c.key, "") for c in t.domains]) for (label, seed), cells in found.items()]
 
 
+def _beside_lines(beside: Sequence[Beside]) -> list[list[object]]:
+    """Fractions; the causes of a difference, the commonest first."""
+    head: list[object] = ["method", "dataset", "own", "seeds", "num_images", "published", "difference", "tolerance",
+                          "verdict", "source", "published_method", "status", "causes"]  # fmt: skip
+    lines = [
+        [b.label, b.dataset, round(b.own, 8), b.num_seeds, b.num_images, b.published, round(b.difference, 8),
+         b.tolerance, b.verdict, b.source, b.method, b.status, "; ".join(b.causes)]
+        for b in beside
+    ]  # fmt: skip
+    return [head, *lines]
+
+
 def _contact_sheet(study: Study, folders: Sequence[Path]) -> tuple[tuple[bytes, str] | None, str | None]:
     """The sheet that a run left beside its record, of the lowest seed that has one, and that seed."""
     for record in sorted(study.records, key=lambda r: (natural(seed_name(r)), r.run_id)):
@@ -470,11 +493,17 @@ def _html(context: Mapping[str, Any]) -> str:
         "page.html.jinja",
         dict(context),
         cell=_cell,
+        points=_points,
+        beside_caption=BESIDE_CAPTION,
         head=_head,
         marked=_marked,
         domain_view=_domain_view,
         error_width=_error_width,
     )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.2f}".replace("-", "−")
 
 
 def _head(column: Column) -> tuple[str, str]:
@@ -537,6 +566,16 @@ def _markdown(context: Mapping[str, Any]) -> str:
             if title in pictures:
                 path, under = pictures[title]
                 lines += [f"![{title}]({path})", "", escape_markdown(under), ""]
+        if view["beside"]:
+            lines += ["### Beside published numbers", ""]
+            lines += ["| method | data set | own | published | difference | verdict | source |"]
+            lines += ["| :--- | :--- | ---: | ---: | ---: | :--- | :--- |"]
+            for b in view["beside"]:
+                numbers = " | ".join(_points(x) for x in (b.own, b.published, b.difference))
+                why = f" ({escape_markdown('; '.join(b.causes))})" if b.causes else ""
+                where = f"{b.source}, {b.status}"
+                lines.append(f"| {escape_markdown(b.label)} | {b.dataset} | {numbers} | {b.verdict}{why} | {where} |")
+            lines += ["", BESIDE_CAPTION, ""]
         if view["sheet"]:
             domains = escape_markdown(", ".join(view["sheet"]["domains"]))
             lines += [

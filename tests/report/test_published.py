@@ -201,7 +201,8 @@ def test_the_committed_report_is_the_one_that_is_made(report: Path) -> None:
     files = sorted(p.relative_to(report) for p in report.rglob("*") if p.suffix in (".csv", ".tex", ".md", ".html"))
     assert files
     for file in files:
-        assert (report / file).read_bytes() == (committed / file).read_bytes(), f"{file}: clipdg report --published"
+        made, there = ((folder / file).read_text().partition("<body>") for folder in (report, committed))
+        assert (made[2] or made[0]) == (there[2] or there[0]), f"{file}: clipdg report --published"
 
 
 def test_every_drawn_point_has_its_name_and_numbers(report: Path) -> None:
