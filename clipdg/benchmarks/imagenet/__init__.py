@@ -16,8 +16,8 @@ chooses; by default they are the natural ones that are there. No set needs anoth
                  before resizing (its red border, wise-ft's width). Nothing is fitted or chosen on it: its licence
     ImageNet-C   stored as 224 × 224 centre crops: of weights that enlarge images before they crop them, the enlargement
                  is left out. mCE is in statistics.py
-    prompts      open_clip's class names, 998 distinct ones, in OpenAI's 80 templates; method.templates has others, and
-                 configs/imagenet_templates_7.yaml the 7 that they call a good subset
+    prompts      open_clip's class names, 998 distinct ones, in OpenAI's 80 templates; others by method.templates
+                 (imagenet_7, imagenet_1)
 
 Labels are joined by wnid or name, see labels.py.
 """
@@ -39,9 +39,28 @@ from clipdg.catalog import nearest
 from clipdg.core import Benchmark, Domain, Shift, Subset
 from clipdg.errors import ConfigError
 from clipdg.rows import Hub, Table, TableRows, open_table
+from clipdg.sources import Source
 from clipdg.statistics import ALEXNET_ERRORS
 
 SOURCE = "imagenet"
+SOURCES = (
+    *(
+        Source(
+            about.title,
+            (about.hub,) if about.hub else (),
+            about.licence,
+            f"or a folder below benchmark.root: {', '.join(about.folders)}",
+        )
+        for about in SETS.values()
+    ),
+    Source(
+        CORRUPTED.title,
+        (),
+        CORRUPTED.licence,
+        "unpack the archives of zenodo.org/records/2235448 to DIR/imagenet-c/CORRUPTION/SEVERITY/WNID and give "
+        "benchmark.root=DIR",
+    ),
+)
 SAME_NAMES = (
     "class names are open_clip's; two pairs of classes have one name each, 'missile' (n03773504, n04008634) and "
     "'sunglasses' (n04355933, n04356056), and no prompt tells them apart"
