@@ -43,6 +43,7 @@ class BackboneConfig:
 
     ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
     ``pixels``: resized exactly as the weights' own library does, or at most one level of 255 off in half the time.
+    ``features``: of a CLIP, after its projection or before it, where only methods without texts can be.
     """
 
     name: str = "tiny"
@@ -50,6 +51,7 @@ class BackboneConfig:
     precision: typing.Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     pixels: typing.Literal["exact", "fast"] = "exact"
+    features: typing.Literal["projected", "penultimate"] = "projected"
 
 
 @dataclass

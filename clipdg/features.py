@@ -73,7 +73,7 @@ def _story(backbone: Backbone, domain: Domain) -> dict[str, object]:
         "batch": BATCH_SIZE[device],
         "device": _device_class(device),
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))},
-    }
+    } | ({"point": backbone.point} if hasattr(backbone, "point") else {})  # of placement.Penultimate
 
 
 def _digest(rows: Rows) -> str:

@@ -72,16 +72,25 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def place(backbone: Backbone, precision: str, device: torch.device | str, compile: bool = False) -> Backbone:
+def place(
+    backbone: Backbone,
+    precision: str,
+    device: torch.device | str,
+    compile: bool = False,
+    features: str = "projected",
+) -> Backbone:
     """``backbone`` on ``device``, computing in ``precision``. It is moved and cast itself and not copied.
 
     ``compile``: ``encode_image`` through torch.compile, from its first batch on; it pays off on GPUs.
+    ``features``: "penultimate" for the image tower before its projection, see ``Penultimate``.
 
     Raises ConfigError before anything is moved.
     """
     dtype = resolve(precision, device)
     if compile:
         _check_compiler(torch.device(device))
+    if features == "penultimate":
+        backbone = Penultimate(backbone)
     kind = PlacedClip if isinstance(backbone, ClipBackbone) else Placed
     _check_protocol(backbone)
     assert isinstance(backbone, nn.Module)
@@ -92,6 +101,41 @@ def place(backbone: Backbone, precision: str, device: torch.device | str, compil
     if dtype == torch.float32 and not compile:
         return backbone
     return kind(backbone, precision, compile)
+
+
+class Penultimate(nn.Module):
+    """A CLIP's image tower before its projection into the space shared with texts: a Backbone, but no CLIP.
+
+    It is where the CLIP paper's linear probes of ViTs are fitted (Radford et al. 2021, appendix A.3). A CLIP's ResNet
+    has no such place: its attention pooling ends in the shared space, and the paper takes that.
+    """
+
+    point = "penultimate"  # a part of the name of its stored features
+
+    def __init__(self, backbone: Any) -> None:
+        """Raises ConfigError if the tower has no projection that can be left out."""
+        super().__init__()
+        width = getattr(backbone, "penultimate_dim", None)
+        if width is None:
+            raise ConfigError(
+                f"backbone.features=penultimate: {backbone.name} has no projection after its features; use projected"
+            )
+        self.backbone = backbone
+        self.name = f"{backbone.name}'s penultimate layer"
+        self.weights: Weights = backbone.weights
+        self.preprocessing: Preprocessing = backbone.preprocessing
+        self.embed_dim: int = width
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """One RGB image -> (3, S, S), normalised."""
+        return self.backbone.preprocess(image)  # type: ignore[no-any-return]
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, D) with the tower's own D, not of unit length."""
+        return self.backbone.encode_penultimate(images)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encode_image(images)
 
 
 class Placed(nn.Module):

@@ -95,7 +95,7 @@ def open_backbone(settings: Mapping[str, Any]) -> Backbone:
     backbone = catalog.plugin("backbones", family).load(*arguments)
     if settings["pixels"] == "fast":
         backbone.preprocessing = fast(backbone.preprocessing)
-    return placement.place(backbone, settings["precision"], device, settings["compile"])
+    return placement.place(backbone, settings["precision"], device, settings["compile"], settings["features"])
 
 
 def run(resolved: config.Resolved, out: Path | None = None, session: Session | None = None) -> list[records.Record]:

@@ -58,5 +58,5 @@ def test_a_module_that_lacks_a_part_of_a_plugin_is_refused_by_it(
 
 @pytest.mark.parametrize("name", ["", "../coop", "coop; import os", "a..b"])
 def test_a_name_is_looked_up_and_never_run(name: str) -> None:
-    with pytest.raises(ConfigError, match="There are: coop"):
+    with pytest.raises(ConfigError, match=r"There are: .*coop"):
         catalog.plugin("methods", name)

@@ -364,7 +364,7 @@ def test_a_domain_without_images_has_no_features(clip: ClipBackbone, tmp_path: P
 def test_bf16_features_are_stored_beside_those_of_fp32(domain: Domain, tmp_path: Path) -> None:
     from clipdg.runner import open_backbone
 
-    settings = {"name": "tiny", "weights": "random:0", "compile": False, "pixels": "exact"}
+    settings = {"name": "tiny", "weights": "random:0", "compile": False, "pixels": "exact", "features": "projected"}
     store = FeatureStore(tmp_path)
     exact, rounded = (
         store.encode(open_backbone(settings | {"precision": precision}), domain) for precision in ("fp32", "bf16")

@@ -217,6 +217,17 @@ class HfClip(nn.Module):
         features: Tensor = self.model.get_image_features(pixel_values=images).pooler_output
         return features
 
+    @property
+    def penultimate_dim(self) -> int | None:
+        """Width of the image tower before its projection; None if there is none (SigLIP)."""
+        projects = hasattr(self.model, "visual_projection")
+        return int(self.model.visual_projection.in_features) if projects else None
+
+    def encode_penultimate(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, penultimate_dim)."""
+        features: Tensor = self.model.vision_model(pixel_values=images).pooler_output
+        return features
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, D), not of unit length."""
         return self.text.encode(self.text.embed(tokens), tokens)

@@ -137,6 +137,22 @@ class OpenClip(nn.Module):
         features: Tensor = self.model.encode_image(images, normalize=False)  # type: ignore[operator]  # a Tensor or Module
         return features
 
+    @property
+    def penultimate_dim(self) -> int | None:
+        """Width of a ViT before its projection; None for other towers and where nothing is projected."""
+        from open_clip.transformer import VisionTransformer
+
+        visual = self.model.visual
+        if not isinstance(visual, VisionTransformer) or visual.proj is None:
+            return None
+        return int(visual.proj.shape[0])
+
+    def encode_penultimate(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, penultimate_dim): open_clip's forward without its last line."""
+        visual: Any = self.model.visual
+        features: Tensor = visual._pool(visual.transformer(visual._embeds(images)))[0]
+        return features
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, D), not of unit length."""
         if self._tower is not None:

@@ -322,6 +322,16 @@ class Tiny(TinyImage):
         """The words that no caption had: spelled by letters, they mean nothing to these weights."""
         return self.tokenizer.unknown_words(texts)
 
+    @property
+    def penultimate_dim(self) -> int:
+        """Width of the image tower before its projection."""
+        return self.image.width
+
+    def encode_penultimate(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised -> (N, penultimate_dim)."""
+        features: Tensor = self.image(images)
+        return features
+
     def encode_image(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, D), not of unit length."""
         features: Tensor = self.image_projection(self.image(images))

@@ -254,6 +254,20 @@ def test_features_and_logits_are_the_librarys(folder: Path) -> None:
     assert text.shape == (3, backbone.embed_dim)
 
 
+def test_penultimate_features_are_the_librarys_before_its_projection(folder: Path) -> None:
+    model, _ = library(folder)
+    if not hasattr(model, "visual_projection"):
+        with pytest.raises(ConfigError, match="has no projection after its features"):
+            clipdg.load_backbone(f"hf:{folder}", features="penultimate")
+        return
+    backbone = clipdg.load_backbone(f"hf:{folder}", features="penultimate")
+    assert not isinstance(backbone, ClipBackbone)
+    with torch.no_grad():
+        found = backbone.encode_image(pixels(2))
+        close(model.visual_projection(found), model.get_image_features(pixel_values=pixels(2)).pooler_output)
+    assert found.shape == (2, backbone.embed_dim)
+
+
 def test_a_texts_features_do_not_depend_on_the_texts_beside_it(folder: Path) -> None:
     backbone = hf.load(str(folder))
     with torch.no_grad():
