@@ -92,7 +92,8 @@ def pack(tokens: np.ndarray, ends: np.ndarray, shared_by: int = SHARED_BY) -> Pa
         shared = common.copy()
         shared[1:] = np.minimum(common[1:], trunk_depth[:-1])
         none = np.zeros(num, dtype=np.int64)
-        size = int(max(SIZES[0], trunk_depth.max()))
+        num_trunk = int((num_prompts >= shared_by).sum())
+        size = num_trunk if num_trunk <= TOGETHER else int(max(SIZES[0], trunk_depth.max()))
         trunk, _ = _fill(paths, trunk_depth, np.minimum(shared, trunk_depth), none, size)
         flat = trunk.nodes.reshape(-1)
         place[flat[flat >= 0]] = np.nonzero(flat >= 0)[0]
@@ -116,7 +117,8 @@ def _size(paths: np.ndarray, lengths: np.ndarray, common: np.ndarray, trunk_dept
     longest = int((lengths - trunk_depth).max())
     if num_nodes <= TOGETHER:
         return -(-num_nodes // 8) * 8
-    sizes = [s for s in SIZES if s >= longest] or [longest]
+    tried = range(24, 97) if len(paths) <= 300 else SIZES  # of few bins an empty slot counts more
+    sizes = [s for s in tried if s >= longest] or [longest]
     some = slice(0, 2000)
 
     def cost(size: int) -> float:

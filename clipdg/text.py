@@ -191,6 +191,8 @@ class Prompts:
         for start in range(0, len(self), step):
             chosen = slice(start, start + step) if vectors is None else slice(None)
             tokens = self._tokens[chosen]
+            if vectors is not None:  # the tower may have been moved since
+                tokens = tokens.to(vectors.device)
             embeddings = tower.embed(tokens)
             if vectors is not None:
                 assert self._learnt is not None

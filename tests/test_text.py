@@ -302,3 +302,23 @@ def test_a_tower_that_is_not_described_is_run_as_it_is(clip: ClipBackbone) -> No
     two.square().sum().backward()
     assert ours.grad is not None
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gpu_gives_the_cpus_features_and_gradients(clip: ClipBackbone, form: Form) -> None:
+    assert isinstance(clip, nn.Module)
+    moved = copy.deepcopy(clip).cuda()
+    tokens = clip.tokenize([f"{a} {b}" for a in ("a", "the", "two") for b in ("cat", "dog", "bird", "house")] * 20)
+    where = torch.full(tokens.shape, -1)
+    where[:, 1] = 0
+    found = []
+    for backbone, device in ((clip, "cpu"), (moved, "cuda")):
+        tower = backbone.text_tower
+        assert tower is not None
+        vectors = torch.full((1, tower.width), 0.3, device=device).requires_grad_()
+        features = Prompts(tower, tokens.to(device), where, form=form).encode(vectors)
+        (gradient,) = torch.autograd.grad(features.square().sum(), vectors)
+        found.append((features.detach().cpu(), gradient.cpu()))
+    for ours, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
