@@ -8,6 +8,7 @@ before it.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,14 @@ def without(benchmark: Benchmark, names: tuple[str, ...], where: str = "the list
     for domain in benchmark.domains.values():
         gone = np.array([f"{domain.name}/{i}" in left for i in domain.rows.ids], dtype=bool)
         left -= {f"{domain.name}/{domain.rows.ids[row]}" for row in np.flatnonzero(gone).tolist()}
-        domains[domain.name] = _kept(domain, ~gone) if gone.any() else domain
+        kept = _kept(domain, ~gone) if gone.any() else domain
+        inside = {name for name in left if name.startswith(f"{domain.name}/")}
+        if domain.pool is not None and inside:
+            pool = domain.pool()
+            drawn = np.array([f"{domain.name}/{i}" in inside for i in pool.ids], dtype=bool)
+            left -= {f"{domain.name}/{pool.ids[row]}" for row in np.flatnonzero(drawn).tolist()}
+            kept = replace(kept, pool=partial(select, pool, np.flatnonzero(~drawn)))
+        domains[domain.name] = kept
     if left:
         name = sorted(left)[0]
         domain_name, _, inside = name.partition("/")

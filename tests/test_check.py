@@ -188,6 +188,18 @@ def test_published_splits_lose_what_is_left_out() -> None:
     }
 
 
+def test_images_of_a_pool_are_left_out_as_well() -> None:
+    benchmark = array_benchmark([0, 1, 0, 1])
+    pool = ArrayRows(np.zeros((3, 2, 2, 3), np.uint8), np.array([0, 1, 1]), ["train/0", "train/1", "train/2"])
+    domain = replace(benchmark.domains["d"], pool=lambda: pool)
+    less = skipping.without(replace(benchmark, domains={"d": domain}), ("d/train/1", "d/3")).domains["d"]
+    assert less.pool is not None
+    assert (list(less.pool().ids), less.pool().labels.tolist()) == (["train/0", "train/2"], [0, 1])
+    assert list(less.rows.ids) == ["0", "1", "2"]
+    with pytest.raises(ConfigError, match="names d/train/9"):
+        skipping.without(replace(benchmark, domains={"d": domain}), ("d/train/9",))
+
+
 def test_rows_of_a_plug_ins_own_can_be_chosen_from() -> None:
     class Own:
         def __init__(self, inner: ArrayRows) -> None:
