@@ -45,10 +45,10 @@ def without(benchmark: Benchmark, names: tuple[str, ...], where: str = "the list
         gone = np.array([f"{domain.name}/{i}" in left for i in domain.rows.ids], dtype=bool)
         left -= {f"{domain.name}/{domain.rows.ids[row]}" for row in np.flatnonzero(gone).tolist()}
         kept = _kept(domain, ~gone) if gone.any() else domain
-        inside = {name for name in left if name.startswith(f"{domain.name}/")}
-        if domain.pool is not None and inside:
+        of_pool = {name for name in left if name.startswith(f"{domain.name}/")}
+        if domain.pool is not None and of_pool:
             pool = domain.pool()
-            drawn = np.array([f"{domain.name}/{i}" in inside for i in pool.ids], dtype=bool)
+            drawn = np.array([f"{domain.name}/{i}" in of_pool for i in pool.ids], dtype=bool)
             left -= {f"{domain.name}/{pool.ids[row]}" for row in np.flatnonzero(drawn).tolist()}
             kept = replace(kept, pool=partial(select, pool, np.flatnonzero(~drawn)))
         domains[domain.name] = kept
