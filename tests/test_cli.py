@@ -271,3 +271,19 @@ def test_data_check_names_all_that_is_wrong_and_its_list_mends_it(call, tmp_path
     assert content["data"]["skipped"] == ["photo/dog/pic_001.png", "sketch/house/pic_002.png"]
     assert content["data"]["num_images"]["sketch"] == {"in": 16, "out": 4}
     assert str(tmp_path) not in record.read_text()
+
+
+def test_progress_says_how_fast_it_is_and_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 of 1,000 images stand there already; 50 more in 10 seconds are 5 a second, and 850 are left."""
+    from clipdg.cli import console
+
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with console.Progress() as progress:
+        progress("encode photo", 100, 1000)
+        clock[0] = 10.0
+        progress("encode photo", 150, 1000)
+    assert capsys.readouterr().err.endswith("  encode photo: 150 of 1,000, 5.0/s, about 2.8 min left\n")
+    assert [console.per_second(n, 2.0) for n in (0, 3, 2500)] == ["", "1.5/s", "1,250/s"]

@@ -71,8 +71,9 @@ class Progress:
 
             columns = (
                 TextColumn("{task.description:24.24}"),
-                BarColumn(24),
+                BarColumn(18),
                 MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
@@ -90,16 +91,27 @@ class Progress:
             if self.bar is not None:
                 if self.task is not None:
                     self.bar.remove_task(self.task)
-                self.task = self.bar.add_task(stage, total=total)
+                self.task = self.bar.add_task(stage, total=total, rate="")
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total)
+            self.bar.update(
+                self.task, completed=done, total=total, rate=per_second(done - self.first, now - self.started)
+            )
         elif now - self.last >= self.INTERVAL and done < total:
             self.last = now
             estimate = ""
             if done > self.first:  # from the first call on, before which libraries are imported
-                left = (now - self.started) / (done - self.first) * (total - done)
-                estimate = f", about {duration(left)} left"
+                spent = now - self.started
+                left = spent / (done - self.first) * (total - done)
+                estimate = f", {per_second(done - self.first, spent)}, about {duration(left)} left"
             say(f"  {stage}: {done:,} of {total:,}{estimate}")
+
+
+def per_second(count: int, seconds: float) -> str:
+    """ "8.4/s", "1,250/s"; nothing while there is nothing to tell."""
+    if count <= 0 or seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.1f}/s"
 
 
 def duration(seconds: float) -> str:

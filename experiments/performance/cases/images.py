@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
+import io
 import os
 import shutil
 import tempfile
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import torch
 from harness import Case, Setting, Side, Step
+from PIL import Image
 
-from cases._photos import folder
+import clipdg
+from cases._photos import folder, photo
 from cases._towers import backbone
 from cases.zero_shot import no_bf16
-from clipdg import features
+from clipdg import features, images
 from clipdg.benchmarks import folder as benchmark
 from clipdg.core import Domain
 
@@ -85,7 +89,61 @@ def agreement(outcomes: Sequence[torch.Tensor]) -> dict[str, float]:
     }
 
 
+def resized(how: str) -> Callable[[Setting], Step]:
+    """Bytes to a batch that is ready for the encoder: CLIP's own transform, or ours with the normalisation at its end.
+
+    ``bicubic`` is ours to the last bit, ``bicubic_fast`` the other.
+    """
+
+    def prepare(setting: Setting) -> Step:
+        from torchvision import transforms as T
+
+        spec = clipdg.load_backbone("open_clip:ViT-S-32-alt", "random:0").preprocessing
+        spec = dataclasses.replace(spec, size=224)
+        count = 16 if setting.small else COUNT
+        files = [photo(seed, *((375, 500) if seed % 3 == 2 else (500, 375))) for seed in range(count)]
+        bicubic = T.InterpolationMode.BICUBIC
+        steps = [T.Resize(224, bicubic), T.CenterCrop(224), T.ToTensor(), T.Normalize(spec.mean, spec.std)]
+        clips = T.Compose(steps)  # openai/CLIP, clip/clip.py, _transform, after the conversion to RGB
+
+        def theirs() -> torch.Tensor:
+            return torch.stack([clips(Image.open(io.BytesIO(content)).convert("RGB")) for content in files])
+
+        ours = images.fast(spec) if how == "bicubic_fast" else spec
+
+        def mine() -> torch.Tensor:
+            batch = torch.stack([images.to_uint8(images.decode(content, "a photograph"), ours) for content in files])
+            return images.normalize(batch, ours)
+
+        return theirs if how == "torchvision" else mine
+
+    return prepare
+
+
+def levels(outcomes: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Of 255, in OpenAI's normalisation."""
+    std = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
+    apart = [((outcomes[0] - other).abs() * std * 255) for other in outcomes[1:]]
+    return {
+        "largest difference of exact pixels": float(apart[0].max()),
+        "largest difference, levels": float(apart[1].max()),
+        "mean difference, levels": float(apart[1].mean()),
+    }
+
+
 CASES = (
+    Case(
+        "preprocess",
+        f"{COUNT} JPEG photographs to a normalised batch, against PIL with torchvision v1's transforms",
+        (
+            Side("PIL + torchvision v1", resized("torchvision")),
+            Side("ours, exact pixels", resized("bicubic")),
+            Side("ours, fast pixels", resized("bicubic_fast")),
+        ),
+        levels,
+        {"largest difference of exact pixels": 0.0, "largest difference, levels": 1.001},
+        at_least=1.4,
+    ),
     Case(
         "images",
         f"{COUNT} JPEG photographs to stored features, all costs included, against the encoder over ready tensors",
