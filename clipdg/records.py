@@ -27,11 +27,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from clipdg.errors import RecordError, StorageError
 
 SCHEMA = 1
 MAX_BYTES = 2**30
+_NAME = re.compile(r"[0-9a-f]{16}\.json")
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
 NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
                 "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
@@ -135,7 +138,12 @@ class Record:
     def evaluations(self) -> list[dict[str, Any]]:
         return list(self.content["evaluations"])
 
-    @property
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The configuration, flat."""
+        return flatten(self.content["config"])
+
+    @cached_property
     def group(self) -> str:
         """The same for two records exactly if they differ in the seed and what follows it, and in nothing else."""
         seeded = self.content["seeded"]
@@ -221,21 +229,40 @@ def read_all(folders: Iterable[Path]) -> tuple[list[Record], list[RecordError]]:
 
     A run found in several places counts once. Raises RecordError if a folder does not exist.
     """
+    from clipdg.record_index import Index, state_of
+
     records: dict[str, Record] = {}
     errors = []
     for folder in folders:
         if not folder.is_dir():
             raise RecordError(f"no folder {folder}; records are looked for in the folder given to --out")
-        for path in sorted(folder.rglob("*.json")):
-            if not _looks_like_a_record(path):
-                continue
+        index = Index(folder)
+        for name in sorted(_files(folder), key=lambda name: name.split(os.sep)):
+            path = folder / name
             try:
-                record = read(path)
+                state = state_of(path.stat())
+                content = index.content(name, state)
+                record = read(path) if content is None else Record(content)
+            except OSError as error:
+                errors.append(RecordError(f"{path} cannot be read: {error.strerror or error}"))
             except RecordError as error:
                 errors.append(error)
             else:
+                if content is None:
+                    index.add(name, state, record.content)
                 records.setdefault(record.run_id, record)
+        index.publish()
     return list(records.values()), errors
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths, relative to ``folder``, of what is named like a record."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        names = [*files, *folders]  # a folder of such a name is told
+        inside = os.path.relpath(place, folder)
+        found += [name if inside == "." else os.path.join(inside, name) for name in names if _NAME.fullmatch(name)]
+    return found
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -253,10 +280,6 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings that can change a number."""
     flat = flatten(config)
     return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in CAME_LATER or v != CAME_LATER[k])}
-
-
-def _looks_like_a_record(path: Path) -> bool:
-    return len(path.stem) == 16 and all(c in "0123456789abcdef" for c in path.stem)
 
 
 def _refuse_constant(name: str) -> None:

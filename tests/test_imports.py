@@ -16,6 +16,7 @@ LAYERS = (
     (
         "catalog",
         "records",
+        "record_index",
         "images",
         "weights",
         "patience",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipdg import records
+from clipdg import record_index, records
 from clipdg.errors import RecordError, StorageError
 from clipdg.records import Record
 
@@ -270,3 +270,42 @@ def test_predictions_that_are_not_those_of_the_run_are_refused(tmp_path: Path) -
     (tmp_path / "a.parquet").write_bytes(b"right")
     assert records.predictions(record, tmp_path) == b"right"
     assert records.predictions(Record(content()), tmp_path) is None
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Five records, in an index already."""
+    monkeypatch.setattr(record_index, "WORTH", 3)
+    monkeypatch.setattr(record_index, "SETTLED", 0)
+    for number in range(5):
+        metrics = {"top1": number / 9, "nll": None}
+        evaluation = {"domain": "dark", "split": "all", "step": number, "num_images": 9, "metrics": metrics}
+        strange = evaluation | {"remark": "of a later version"}
+        evaluations = [evaluation, evaluation | {"domain": "bright"}, *([strange] if number == 3 else [])]
+        Record(content(run_id=f"{number:016x}", evaluations=evaluations)).publish(tmp_path)
+    assert len(records.read_all([tmp_path])[0]) == 5
+    assert (tmp_path / ".runs" / "records.index").exists()
+    return tmp_path
+
+
+def test_an_index_gives_what_the_files_hold(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = [records.read(path).content for path in sorted(many.glob("*.json"))]
+    monkeypatch.setattr(records, "read", lambda path: pytest.fail(f"{path} was read again"))
+    assert [r.content for r in records.read_all([many])[0]] == direct
+
+
+def test_a_file_that_changed_or_went_is_not_taken_from_the_index(many: Path) -> None:
+    path = many / f"{1:016x}.json"
+    path.write_bytes(path.read_bytes().replace(b'"dark"', b'"dusk"', 1))  # the size stays
+    (many / f"{2:016x}.json").unlink()
+    found, [error] = records.read_all([many])
+    assert [int(r.run_id, 16) for r in found] == [0, 3, 4]
+    assert "altered" in str(error)
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[:-9], lambda b: b.replace(b"0.1", b"0.9", 1), lambda b: b"[" * 10**5])
+def test_an_index_that_rotted_is_not_used(many: Path, harm: Callable[[bytes], bytes]) -> None:
+    before = [r.content for r in records.read_all([many])[0]]
+    index = many / ".runs" / "records.index"
+    index.write_bytes(harm(index.read_bytes()))
+    assert [r.content for r in records.read_all([many])[0]] == before

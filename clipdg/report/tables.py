@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.errors import RecordError
-from clipdg.records import NOT_IDENTITY, Record, digest, flatten, read_all
+from clipdg.records import NOT_IDENTITY, Record, digest, read_all
 from clipdg.report.formats import METRICS, Metric, format_mean
 from clipdg.statistics import mean_and_error, wilson_interval
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def seed_values(record: Record) -> tuple[tuple[str, Any], ...]:
     """The settings that follow the seed, with their values: what two records of a row differ in."""
-    flat = flatten(record.content["config"])
+    flat = record.settings
     return tuple((key, flat.get(key)) for key in sorted(record.content["seeded"]))
 
 
@@ -102,7 +102,7 @@ def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     labels = {r.run_id: row.label for study in studies(records) for row in study.rows for r in row.records}
     table = []
     for record in sorted(records, key=lambda r: r.run_id):
-        config = flatten(record.content["config"])
+        config = record.settings
         best = {id(e) for e in (reported(record, d) for d in dict.fromkeys(e["domain"] for e in record.evaluations))}
         for e in record.evaluations:
             table.append(
@@ -161,6 +161,16 @@ class Setting:
         """(shift, seed) -> record."""
         return {(r.content["shift"]["name"], seed_name(r)): r for r in self.records}
 
+    @cached_property
+    def reported(self) -> Mapping[tuple[str, str, str], Mapping[str, Any]]:
+        """(shift, seed, domain) -> the evaluation that counts, where there is one."""
+        return {
+            (name, seed, domain): evaluation
+            for (name, seed), r in self.runs.items()
+            for domain in (*r.content["shift"]["sources"], *r.content["shift"]["targets"])
+            if (evaluation := reported(r, domain)) is not None
+        }
+
 
 @dataclass(frozen=True)
 class Study:
@@ -174,6 +184,15 @@ class Study:
     @cached_property
     def records(self) -> tuple[Record, ...]:
         return tuple(r for row in self.rows for r in row.records)
+
+    @cached_property
+    def num_images(self) -> Mapping[tuple[str, str], set[int]]:
+        """(shift, domain) -> the different numbers of images that it was tested on."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for row in self.rows:
+            for (shift, _, domain), evaluation in row.reported.items():
+                found.setdefault((shift, domain), set()).add(int(evaluation["num_images"]))
+        return found
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -215,7 +234,7 @@ def describe_shifts(study: Study) -> str:
 def _study_key(record: Record) -> str:
     seeded, shift = record.content["seeded"], record.content["shift"]
     left_out = (*seeded, *NOT_IDENTITY)
-    flat = flatten(record.content["config"])
+    flat = record.settings
     settings = {k: v for k, v in flat.items() if k.startswith("benchmark.") and k not in left_out}
     data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
     family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
@@ -280,7 +299,7 @@ def _twice(first: Record, second: Record) -> str:
 
 def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
     """A name per row: ``config.label``, else the method, the backbone if there are several, and what tells it apart."""
-    configs = [flatten(r[0].content["config"]) for r in rows]
+    configs = [r[0].settings for r in rows]
     methods = [method_name(r[0]) for r in rows]
     given = [next((x for r in row if (x := r.content["config"].get("label"))), None) for row in rows]
     backbones = [_backbone(r[0]) for r in rows]
@@ -291,20 +310,36 @@ def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
         backbone = ([name] if len(several) > 1 else []) + ([tag] if len(tags) > 1 else [])
         heads.append([label] if label else [method, *backbone])
     names = [list(head) for head in heads]
-    # Settings that split rows of one method (or of one given label) further, the shots first, until all are apart.
-    for i, config in enumerate(configs):
-        if given[i] and given.count(given[i]) == 1:
+    groups: dict[tuple[str, str | None], list[int]] = {}  # rows of one method; of those with a label, of one label too
+    for i in range(len(rows)):
+        groups.setdefault((methods[i], given[i]), []).append(i)
+    for (method, label), members in groups.items():
+        if label and given.count(label) == 1:
             continue
-        peers = [j for j in range(len(rows)) if methods[j] == methods[i] and (not given[i] or given[j] == given[i])]
-        apart: list[str] = []
-        candidates = sorted({k for j in peers for k in configs[j] if not _identity(k, rows[j][0])}, key=_shots_first)
-        for key in candidates:
-            alike = [[(heads[j], [configs[j].get(k) for k in [*apart, *more]]) for j in peers] for more in ([], [key])]
-            if _num_different(alike[1]) > _num_different(alike[0]):
-                apart.append(key)
-        names[i] += [text for key in apart if (text := _setting(key, config.get(key)))]
+        # One without a label is told apart from all rows of its method, those with a label too.
+        peers = members if label else [j for j in range(len(rows)) if methods[j] == method]
+        apart = _telling_apart(peers, rows, heads, configs)
+        for i in members:
+            names[i] += [text for key in apart if (text := _setting(key, configs[i].get(key)))]
     labels = [", ".join(name) for name in names]
     return [f"{x} #{key[:6]}" if labels.count(x) > 1 else x for x, key in zip(labels, keys, strict=True)]
+
+
+def _telling_apart(
+    peers: Sequence[int],
+    rows: Sequence[Sequence[Record]],
+    heads: Sequence[Sequence[str]],
+    configs: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Settings that split ``peers`` further and further, the shots first, until all are apart."""
+    apart: list[str] = []
+    different = _num_different([heads[j] for j in peers])
+    for key in sorted({k for j in peers for k in configs[j] if not _identity(k, rows[j][0])}, key=_shots_first):
+        split = _num_different([(heads[j], [configs[j].get(k) for k in (*apart, key)]) for j in peers])
+        if split > different:
+            apart.append(key)
+            different = split
+    return apart
 
 
 def _identity(key: str, record: Record) -> bool:
@@ -480,18 +515,12 @@ def table(study: Study, metric: str = "top1") -> Table:
 
 def _num_images(study: Study, places: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     """The different numbers of images that (shift, domain) was tested on, ascending."""
-    found = set[int]()
-    for record in study.records:
-        for name, domain in places:
-            if record.content["shift"]["name"] == name and (e := reported(record, domain)) is not None:
-                found.add(int(e["num_images"]))
-    return tuple(sorted(found))
+    return tuple(sorted({n for place in places for n in study.num_images.get(place, ())}))
 
 
 def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metric) -> Row:
     def value(shift: str, seed: str, domain: str) -> float | None:
-        record = setting.runs.get((shift, seed))
-        evaluation = reported(record, domain) if record else None
+        evaluation = setting.reported.get((shift, seed, domain))
         number = evaluation["metrics"].get(metric.name) if evaluation else None
         return None if number is None else float(number)
 
