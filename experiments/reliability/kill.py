@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--longest", type=float, default=5.0, help="seconds from a start to its kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -132,7 +133,7 @@ def main() -> None:
     expected, seconds = undisturbed(given.out)
     print(f"undisturbed: {len(expected)} records in {seconds:.1f} s", flush=True)
     if given.kills:
-        finished = killed(given.out, expected, given.kills, 0.3 * seconds, given.seed, given.jobs)
+        finished = killed(given.out, expected, given.kills, given.longest, given.seed, given.jobs)
         print(f"{given.kills} kills, {finished} sweeps finished between them: 0 lost, 0 duplicated, 0 different")
     if given.processes:
         together(given.out, expected, given.processes)
