@@ -468,9 +468,8 @@ def test_places_are_no_part_of_a_runs_identity(root: Path) -> None:
 
 
 def test_no_picture_of_it_lies_beside_its_records(root: Path, tmp_path: Path) -> None:
-    [record] = run(settings(root, PROMPT, "benchmark.domains=[v2,objectnet]"), tmp_path / "out")
+    run(settings(root, PROMPT, "benchmark.domains=[v2,objectnet]"), tmp_path / "out")
     assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".png", ".jpg", ".jpeg", ".webp")]
-    assert records.read(tmp_path / "out" / f"{record.run_id}.json").content == record.content
 
 
 def test_fitting_without_training_images_is_refused(root: Path, tmp_path: Path) -> None:
