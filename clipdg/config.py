@@ -42,7 +42,7 @@ class BackboneConfig:
     """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED".
 
     ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
-    ``pixels``: resized exactly as the weights' own library does, or at most one level of 255 off in half the time.
+    ``pixels``: resized exactly as the weights' own library does, or a level of 255 off here and there in half the time.
     ``features``: of a CLIP, after its projection or before it, where only methods without texts can be.
     """
 

@@ -27,7 +27,7 @@ class Preprocessing:
     ``squash``: both sides to ``size``, the aspect ratio lost (DomainBed, SigLIP).
 
     ``bicubic`` and ``bilinear`` are Pillow's to the last bit, as the libraries have them; ``_fast`` are torch's of the
-    same kernels in 16-bit arithmetic, at most one level of 255 from them (see ``images.fast``).
+    same kernels in 16-bit arithmetic, seldom one and at most two levels of 255 from them (see ``images.fast``).
     """
 
     size: int

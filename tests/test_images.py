@@ -377,7 +377,9 @@ FAST_SIZES = [*SIZES, (500, 375), (375, 500), (1600, 1200), (25, 24), (24, 24)]
 @pytest.mark.parametrize("size", FAST_SIZES)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize", ["shortest", "shortest_floor", "squash"])
-def test_fast_pixels_are_at_most_one_level_off(size: tuple[int, int], interpolation: str, resize: str) -> None:
+def test_fast_pixels_of_small_squares_are_at_most_one_level_off(
+    size: tuple[int, int], interpolation: str, resize: str
+) -> None:
     """Noise, whose neighbours differ by up to 255, is the hardest image there is."""
     exact = Preprocessing(24, CLIP.mean, CLIP.std, resize, interpolation)  # type: ignore[arg-type]  # parametrised
     image = noise(*size)
