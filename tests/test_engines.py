@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clipdg import config, engines, records, states, sweep
+from clipdg import config, engines, interruption, records, states, sweep
 from clipdg.engines import Engine
 from clipdg.engines.local import Local
 from clipdg.errors import ConfigError, StorageError
@@ -202,3 +204,42 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["TERM", "USR1"])
+def test_a_sweep_that_is_told_to_end_ends_with_75_and_lets_go_of_its_run(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "once"
+
+    def stop() -> None:
+        wait_for(once.exists)
+        os.kill(os.getpid(), number)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises(interruption.Stopped, match=f"SIG{number.name.removeprefix('SIG')}"), interruption.stoppable():
+        complete([settings(how="slow", once=str(once))], tmp_path / "out")
+    stopping.join()
+    assert list((tmp_path / "out").rglob("*.lease")) == []
+    assert list((tmp_path / "out").glob("*.json")) == []
+    assert interruption.EXIT_CODE == 75
+    assert complete([settings(how="slow", once=str(once))], tmp_path / "out").done == 1
+
+
+def test_a_run_costs_less_than_50_ms_beside_its_own_time(tmp_path: Path) -> None:
+    planned = [settings(scale=float(s)) for s in range(1, 21)]
+    session = Session()
+    surveyed = sweep.survey(planned, tmp_path, session)
+    own = 0.0
+
+    class Timed(Local):
+        def perform(self, tasks: Any, on_start: Any = None) -> Any:
+            nonlocal own
+            for task, ended in super().perform(tasks, on_start):
+                own += ended.seconds
+                yield task, ended
+
+    started = time.perf_counter()
+    assert sweep.complete(surveyed, tmp_path, Timed(1, session)).done == 20
+    assert (time.perf_counter() - started - own) / 20 < 0.05
