@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -149,6 +150,7 @@ class Classifier(lightning.LightningModule):
         self.strict_loading = trains_backbone
         self.automatic_optimization = fit is not None
         self.num_steps = 0  # of the last fit
+        self.num_images = 0  # that it was given
         self._augmentation = torch.Generator().manual_seed(seed)
         self.generators = {"augmentation": self._augmentation}  # part of the state of a fit
         self._solver_data: list[tuple[Tensor, Tensor]] = []
@@ -156,6 +158,8 @@ class Classifier(lightning.LightningModule):
         self._is_choosing = False
         self._loaders: list[_Loader] = []
         backbone.requires_grad_(trains_backbone)
+        if trains_backbone:
+            _train_image_tower_alone(backbone)
 
     def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
         """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""
@@ -199,6 +203,7 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         inputs, labels = batch[0], batch[1]
+        self.num_images += len(labels)
         if self.how is None:
             self._solver_data.append((self._solver_features(inputs), labels))
             return None
@@ -251,7 +256,8 @@ class Classifier(lightning.LightningModule):
         elif fit.optimizer == "adam":
             optimizer = torch.optim.Adam(parameters, fit.lr, betas=fit.betas, weight_decay=fit.weight_decay)
         else:
-            optimizer = torch.optim.AdamW(decay_groups(parameters, fit.weight_decay), fit.lr, betas=fit.betas)
+            groups = parameters if fit.decay_all else decay_groups(parameters, fit.weight_decay)
+            optimizer = torch.optim.AdamW(groups, fit.lr, betas=fit.betas, weight_decay=fit.weight_decay)
         if fit.schedule == "constant":
             return optimizer
         per_epoch = fit.schedule == "cosine_epoch"
@@ -311,6 +317,22 @@ class Classifier(lightning.LightningModule):
         domains = batch[2] if not isinstance(batch, Tensor) and len(batch) > 2 else None
         return self(self._prepared(inputs), domains).float().softmax(dim=1)  # type: ignore[no-any-return]
 
+    def evaluate_now(
+        self, loaders: Sequence[Any], test_sets: Sequence[TestSet]
+    ) -> dict[tuple[str, str], dict[str, float | None]]:
+        """(domain, split) -> metrics in the middle of a fit, in fp32, which goes on as if nothing had happened."""
+        kept = self.results, self.predictions
+        self.eval()
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            self._start_evaluation(test_sets)
+            for number, loader in enumerate(loaders):
+                for batch in loader:
+                    self._evaluate(move_data_to_device(batch, self.device), number)
+            self._finish_evaluation()
+        self.train()
+        found, (self.results, self.predictions) = self.results, kept
+        return found
+
     def _start_evaluation(self, test_sets: Sequence[TestSet]) -> None:
         self._evaluated = tuple(test_sets)
         self._loaders = [
@@ -357,6 +379,26 @@ class Classifier(lightning.LightningModule):
         self._loaders = []
 
 
+def _train_image_tower_alone(backbone: Any) -> None:
+    """No gradient for parameters that image features do not depend on: a CLIP's text tower and its logit scale."""
+    was_training, size = backbone.training, backbone.preprocessing.size
+    backbone.eval()
+    with torch.enable_grad():
+        features = backbone.encode_image(torch.zeros(1, 3, size, size, device=next(backbone.parameters()).device))
+    backbone.train(was_training)
+    reached, seen, ahead = set(), set(), [features.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reached.add(id(getattr(node, "variable", None)))  # of the node where a parameter's gradient is summed
+        ahead += [earlier for earlier, _ in node.next_functions]
+    for parameter in backbone.parameters():
+        if id(parameter) not in reached:
+            parameter.requires_grad_(False)
+
+
 def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     features, labels = zip(*batches, strict=True)
     return torch.cat(features), torch.cat(labels)
@@ -383,7 +425,8 @@ def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], fl
     """What the learning rate is multiplied by at each epoch or step of ``length``.
 
     ``cosine_epoch`` is Dassl's: ``warmup_lr`` for the warm-up, then ``(1 + cos(pi (e - warmup) / epochs)) / 2``, which
-    does not reach 0. ``cosine_step`` is trainer.warmup_cosine.
+    does not reach 0. ``cosine_step`` is trainer.warmup_cosine. ``cosine_after_warmup`` is WiSE-FT's:
+    ``(s + 1) / warmup``, then ``(1 + cos(pi (s - warmup) / (length - warmup))) / 2``.
     """
 
     def per_epoch(epoch: int) -> float:
@@ -394,4 +437,9 @@ def lr_factor(fit: Fit, length: int, steps_per_epoch: int) -> Callable[[int], fl
     def per_step(step: int) -> float:
         return warmup_cosine(step, length, int(fit.warmup_epochs * steps_per_epoch))
 
-    return per_epoch if fit.schedule == "cosine_epoch" else per_step
+    def after_warmup(step: int) -> float:
+        if step < fit.warmup_steps:
+            return (step + 1) / fit.warmup_steps
+        return 0.5 * (1 + math.cos(math.pi * (step - fit.warmup_steps) / max(1, length - fit.warmup_steps)))
+
+    return {"cosine_epoch": per_epoch, "cosine_after_warmup": after_warmup}.get(fit.schedule, per_step)

@@ -64,6 +64,25 @@ class ObjectiveConfig:
     name: str = "erm"
 
 
+@dataclass
+class FitConfig:
+    """Of any fit by gradient descent, whatever its method; see core.Fit. None: as the method has it.
+
+    ``checkpoint_every``: every domain is evaluated after the first update and then every so many, as DomainBed does,
+    and these evaluations stand in the record beside the last one.
+    """
+
+    steps: int | None = field(default=None, metadata={"min": 1})
+    per_domain: bool = False
+    checkpoint_every: int | None = field(default=None, metadata={"min": 1})
+    precision: typing.Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = field(default=1, metadata={"min": 1})
+    clip_norm: float | None = field(default=None, metadata={"min": 1e-12})
+    average: typing.Literal["none", "swa", "ema"] = "none"
+    average_from: int = field(default=0, metadata={"min": 0})  # updates
+    ema_decay: float = field(default=0.999, metadata={"min": 0.0, "max": 1.0})
+
+
 BASES: dict[str, Any] = {
     "benchmark": BenchmarkConfig,
     "backbone": BackboneConfig,
@@ -83,6 +102,7 @@ class RunConfig:
     backbone: Any = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=MethodConfig)
     objective: Any = field(default_factory=ObjectiveConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
     shift: str | None = None
     shots: int | None = field(default=None, metadata={"min": 1})
     picks: str | None = None

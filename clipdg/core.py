@@ -229,12 +229,29 @@ def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:
     return tuple(Shift(target, tuple(d for d in domains if d != target), (target,)) for target in domains)
 
 
+Augment: TypeAlias = Literal["none", "light", "domainbed", "crop"]
+
+
 @dataclass(frozen=True)
 class Fit:
     """How a method's parameters are found by gradient descent; a method that solves for them needs none.
 
+    ``epochs`` passes, or ``steps`` updates where that is given. ``per_domain``: each batch has ``batch_size`` images of
+    each source domain, drawn with replacement, in the place of ``batch_size`` of all in a shuffled order.
+
     The learning rate is constant at ``warmup_lr`` for ``warmup_epochs``, then follows a cosine, stepped per epoch or
-    per step; ``schedule="constant"`` keeps it.
+    per step; ``schedule="constant"`` keeps it. ``cosine_after_warmup``: a line up to ``lr`` over ``warmup_steps``, then
+    a cosine over the steps that are left.
+
+    ``augment``: "light" is images.augment_light, on the device; the others are augmentation.py's, for images as they
+    are read.
+    ``squash``: images are resized without keeping their aspect ratio, bilinearly, as DomainBed does; else as the
+    backbone's weights want them. ``val_augmented``: the sources' images are evaluated under DomainBed's augmentation.
+    ``decay_all``: weight decay for biases and norms as well (adamw; adam's and sgd's is for all).
+
+    ``precision``: of the arithmetic; weights, sums of gradients and the optimiser stay fp32. ``accumulate``: batches to
+    an update. ``clip_norm``: the longest that a gradient may be. ``average``: not the last weights are tested but their
+    mean over the updates from ``average_from`` on, equally weighted ("swa") or with ``ema_decay``.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -244,9 +261,22 @@ class Fit:
     weight_decay: float = 0.0
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["cosine_epoch", "cosine_step", "constant"] = "constant"
+    schedule: Literal["cosine_epoch", "cosine_step", "cosine_after_warmup", "constant"] = "constant"
     warmup_epochs: float = 0.0
     warmup_lr: float | None = None  # None: linear from 0
+    warmup_steps: int = 0
     label_smoothing: float = 0.0
-    augment: Literal["none", "light"] = "none"
+    augment: Augment = "none"
     drop_last: bool = False
+    squash: bool = False
+    val_augmented: bool = False
+    decay_all: bool = False
+    steps: int | None = None
+    per_domain: bool = False
+    checkpoint_every: int | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    average: Literal["none", "swa", "ema"] = "none"
+    average_from: int = 0
+    ema_decay: float = 0.999

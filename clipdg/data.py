@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
-from clipdg import images
+from clipdg import augmentation, images
 from clipdg.core import Backbone, Benchmark, Domain, Preprocessing, Rows, Shift, Subset
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DataError
@@ -199,8 +199,8 @@ class Samples(Dataset[Batch]):
         self.domains = torch.full_like(self.indices, domain_id)
         self.splits = torch.zeros_like(self.indices)
 
-    def inputs(self, positions: Tensor) -> Tensor:
-        """(n,) places in this data set -> (n, ...)."""
+    def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(n,) places in this data set -> (n, ...). ``seeds``: (n,), for a data set that augments; see ``Seeded``."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -212,7 +212,7 @@ class Samples(Dataset[Batch]):
         batch = self.take([position % len(self)])
         return Batch(*(column[0] for column in batch if column is not None))
 
-    def __getitems__(self, positions: list[int]) -> Batch | DataError:
+    def __getitems__(self, positions: Sequence[int] | Sequence[tuple[int, int]]) -> Batch | DataError:
         # torch's loader asks for a whole batch here. An error from a worker process would come out wrapped in the
         # worker's traceback, so it travels as a value and is raised where the batch arrives.
         try:
@@ -220,29 +220,41 @@ class Samples(Dataset[Batch]):
         except DataError as error:
             return error
 
-    def take(self, positions: Sequence[int]) -> Batch:
-        """The samples at ``positions`` as one batch. Raises DataError naming the one that cannot be read."""
-        at = torch.as_tensor(positions, dtype=torch.int64)
-        return Batch(self.inputs(at), self.labels[at], self.domains[at], self.indices[at], self.splits[at])
+    def take(self, positions: Sequence[int] | Sequence[tuple[int, int]]) -> Batch:
+        """The samples at ``positions``, or at (position, seed), as one batch.
+
+        Raises DataError naming the one that cannot be read.
+        """
+        given = torch.as_tensor(positions, dtype=torch.int64)
+        at, seeds = given.T.contiguous() if given.ndim == 2 else (given, None)
+        return Batch(self.inputs(at, seeds), self.labels[at], self.domains[at], self.indices[at], self.splits[at])
 
 
 class ImageDataset(Samples):
     """Images of ``rows`` as (3, S, S) uint8, read when they are asked for; an array of moderate size only once.
 
-    ``name`` stands before a message about an image that cannot be read: the benchmark, the domain.
+    ``name`` stands before a message about an image that cannot be read: the benchmark, the domain. ``augment``: one of
+    augmentation.READ, by the seed that comes with each place.
     """
 
     def __init__(
-        self, rows: Rows, indices: Sequence[int] | np.ndarray, spec: Preprocessing, domain_id: int, *, name: str = ""
+        self,
+        rows: Rows,
+        indices: Sequence[int] | np.ndarray,
+        spec: Preprocessing,
+        domain_id: int,
+        *,
+        name: str = "",
+        augment: str | None = None,
     ) -> None:
         super().__init__(rows.labels, indices, domain_id)
-        self.rows, self.spec, self.name = rows, spec, name
-        self.in_memory = isinstance(rows, ArrayRows) and len(self) * 3 * spec.size**2 <= IN_MEMORY
+        self.rows, self.spec, self.name, self.augment = rows, spec, name, augment
+        self.in_memory = isinstance(rows, ArrayRows) and len(self) * 3 * spec.size**2 <= IN_MEMORY and augment is None
         self._ready: Tensor | None = None
 
-    def inputs(self, positions: Tensor) -> Tensor:
+    def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
         if not self.in_memory:
-            return self._read(self.indices[positions].tolist())
+            return self._read(self.indices[positions].tolist(), None if seeds is None else seeds.tolist())
         if self._ready is None:
             self._ready = self._as_it_is() if self._fits() else self._read(self.indices.tolist())
         return self._ready[positions]
@@ -260,12 +272,17 @@ class ImageDataset(Samples):
         assert isinstance(self.rows, ArrayRows)
         return torch.from_numpy(self.rows.array[self.indices.numpy()]).permute(0, 3, 1, 2).contiguous()
 
-    def _read(self, rows: list[int]) -> Tensor:
+    def _read(self, rows: list[int], seeds: list[int] | None = None) -> Tensor:
+        assert (seeds is None) == (self.augment is None), "an augmented data set is read with seeds"
         size = self.spec.size
         batch = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
         for place, row in enumerate(rows):
             try:
-                batch[place] = images.to_uint8(self.rows.image(row), self.spec)
+                image = self.rows.image(row)
+                if seeds is not None and self.augment is not None:
+                    batch[place] = augmentation.augmented(image, self.spec, self.augment, seeds[place])
+                else:
+                    batch[place] = images.to_uint8(image, self.spec)
             except DataError as error:
                 raise DataError(f"{self.name}: {error}" if self.name else str(error)) from error
         return batch
@@ -281,7 +298,8 @@ class FeatureDataset(Samples):
         super().__init__(labels, indices, domain_id)
         self.features = features
 
-    def inputs(self, positions: Tensor) -> Tensor:
+    def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
+        assert seeds is None, "features are not augmented"
         return self.features[self.indices[positions]]
 
 
@@ -293,13 +311,14 @@ class _Joined(Samples):
         for column in ("labels", "domains", "indices", "splits"):
             setattr(self, column, torch.cat([getattr(part, column) for part in parts]))
 
-    def inputs(self, positions: Tensor) -> Tensor:
+    def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
         owner = torch.searchsorted(self.ends, positions, right=True)
         found: Tensor | None = None
         for number, part in enumerate(self.parts):
             mine = (owner == number).nonzero().squeeze(1)
             if len(mine):
-                values = part.inputs(positions[mine] - (self.ends[number] - len(part)))
+                own = None if seeds is None else seeds[mine]
+                values = part.inputs(positions[mine] - (self.ends[number] - len(part)), own)
                 if found is None:
                     found = values.new_empty(len(positions), *values.shape[1:])
                 found[mine] = values
@@ -363,6 +382,40 @@ class PerDomain(Sampler[list[int]]):
             yield torch.cat(drawn).tolist()
 
 
+class Seeded(Sampler[list[tuple[int, int]]]):
+    """Batches of (position, seed): each sample's augmentation has a seed of its own, drawn anew for each batch."""
+
+    def __init__(self, batches: Sampler[list[int]], generator: torch.Generator) -> None:
+        self.batches, self.generator = batches, generator
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # each that is made here has a length
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            seeds = torch.randint(2**62, (len(batch),), generator=self.generator).tolist()
+            yield list(zip(batch, seeds, strict=True))
+
+
+class Shared(Sampler[list[Any]]):
+    """Of each batch this process's share, where several train one model: every n-th sample from its rank on.
+
+    With batches that n divides and a loss that is a mean over images, the gradient is that of the whole batch.
+    """
+
+    def __init__(self, batches: Sampler[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # each that is made here has a length
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        rank, num = (0, 1) if alone else (torch.distributed.get_rank(), torch.distributed.get_world_size())
+        for batch in self.batches:
+            yield batch[rank::num]
+
+
 class Loader(DataLoader[Batch]):
     """torch's loader, except that a sample that cannot be read is one clear sentence from worker processes too."""
 
@@ -380,20 +433,29 @@ def loader(
     generator: torch.Generator | None = None,
     drop_last: bool = False,
     per_domain: bool = False,
+    views: torch.Generator | None = None,
+    shared: bool = False,
     workers: int | None = 0,
 ) -> Loader:
     """Batches in order, or shuffled anew by ``generator`` on each pass, or by it with ``batch_size`` of each domain.
 
+    ``views``: where the seeds of augmentation come from, for samples that are augmented. ``shared``: each of several
+    processes that train one model reads its share of every batch.
+
     The order does not depend on ``workers``: processes that read ahead, used where images are read from files. None
     for as many as are of use.
     """
-    batches: Sampler[list[int]]
+    batches: Sampler[Any]
     if per_domain:
         assert generator is not None
         batches = PerDomain(samples.domains, batch_size, generator)
     else:
         order = SequentialSampler(samples) if generator is None else Shuffled(len(samples), generator)
         batches = BatchSampler(order, batch_size, drop_last)
+    if views is not None:
+        batches = Seeded(batches, views)
+    if shared:
+        batches = Shared(batches)
     num_workers = 0 if samples.in_memory else useful_workers(len(samples)) if workers is None else workers
     return Loader(
         samples,

@@ -47,7 +47,23 @@ NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark
                 "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
 # Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
 # run keeps its identity and its row.
-CAME_LATER: Mapping[str, object] = {"objective.name": "erm", "method.position": "end", "backbone.pixels": "exact"}
+CAME_LATER: Mapping[str, object] = {
+    "objective.name": "erm",
+    "method.position": "end",
+    "backbone.pixels": "exact",
+    "method.dropout": 0.0,
+    "method.resize": "own",
+    "method.val_transform": "clean",
+    "fit.steps": None,
+    "fit.per_domain": False,
+    "fit.checkpoint_every": None,
+    "fit.precision": "fp32",
+    "fit.accumulate": 1,
+    "fit.clip_norm": None,
+    "fit.average": "none",
+    "fit.average_from": 0,
+    "fit.ema_decay": 0.999,
+}
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 

@@ -1,13 +1,15 @@
 """One run, top to bottom: benchmark and backbone, fit on the sources, evaluate every domain, record.
 
 A run goes over stored features when its method leaves the backbone as it is; otherwise over images. Nothing of a target
-is read before the fit is over.
+is read before the fit is over, unless ``fit.checkpoint_every`` asks for evaluations on its way, of which the fit learns
+nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import platform
 import time
@@ -24,10 +26,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdg import catalog, config, contact, data, picks, placement, prompts, records, skipping, states, trainer
+from clipdg import (
+    augmentation,
+    catalog,
+    config,
+    contact,
+    data,
+    picks,
+    placement,
+    prompts,
+    records,
+    skipping,
+    states,
+    trainer,
+)
+from clipdg.averaging import Average
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Shift, known_as
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Preprocessing, Shift, known_as
+from clipdg.cost import Memory
+from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.images import fast
@@ -35,6 +53,7 @@ from clipdg.rows import fingerprint
 from clipdg.rows.folder import unlooked
 from clipdg.templates import Prompted, texts_of
 from clipdg.trainer import Progress
+from clipdg.waypoints import Results, Waypoints
 
 PROTOCOL = 1  # part of every run's identity; raised when the same settings would give another number
 EVALUATION_BATCH = 256
@@ -179,6 +198,7 @@ def _runs(resolved: config.Resolved, session: Session) -> list[_Run]:
             "use linear_probe or erm with it, or a CLIP backbone"
         )
     _check_objective(values, method, catalog.plugin("objectives", values["objective"]["name"]))
+    _check_fit(values, method)
     return [_Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
 
 
@@ -186,13 +206,33 @@ def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: M
     name, method_name = values["objective"]["name"], values["method"]["name"]
     if name == "erm":
         return
-    if not hasattr(method, "fit") or method.fit(config.plugin_config("method", values["method"])) is None:
+    if _how(values, method) is None:
         raise ConfigError(f"objective {name} is for what learns by gradient descent, and {method_name} does not")
     if objective.NEEDS == "features" and method.TRAINS != "everything" and not getattr(method, "REPRESENTS", False):
         raise ConfigError(
             f"objective {name} acts on features, which {method_name} leaves as they are; it needs a backbone or an "
             "adapter that learns"
         )
+
+
+def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
+    changed = [f"fit.{k}" for k, v in values["fit"].items() if v != records.CAME_LATER[f"fit.{k}"]]
+    if changed and _how(values, method) is None:
+        name = values["method"]["name"]
+        raise ConfigError(f"{changed[0]} is for what learns by gradient descent, and {name} does not")
+    if values["fit"]["precision"] == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("fit.precision=fp16 is for GPUs, a CPU has no fast arithmetic for it; use fp32 or bf16")
+
+
+def _how(values: Mapping[str, Any], method: ModuleType) -> Fit | None:
+    """How parameters are found by gradient descent; None if they are solved for, or if there are none."""
+    if not hasattr(method, "fit"):
+        return None
+    found: Fit | None = method.fit(config.plugin_config("method", values["method"]))
+    if found is None:
+        return None
+    given = {k: v for k, v in values["fit"].items() if v is not None}
+    return dataclasses.replace(found, **given)
 
 
 def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
@@ -224,6 +264,7 @@ class _Run:
         self.session = session
         self.picks = picks.read(Path(self.values["picks"]).expanduser()) if self.values["picks"] else None
         self._refitted = False  # validation images were fitted on in the end
+        self._rate: float | None = None  # images a second of the fit
         self.seed: int = resolved.values["seed"]
         data.check_shift(benchmark, shift)
         self.data_fingerprint = session.data_fingerprint(benchmark)
@@ -295,7 +336,7 @@ class _Run:
         return self.identity.among(found)
 
     def make(self, out: Path | None) -> records.Record:
-        started = time.perf_counter()
+        started, memory = time.perf_counter(), Memory()
         fit_rows = self._fit_rows()
         torch.manual_seed(self.seed)
         backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
@@ -313,8 +354,9 @@ class _Run:
             seed=self.seed,
         )
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
+        on_the_way: dict[int, Results] = {}
         if self.method.TRAINS != "nothing":
-            self._fit(classifier, fit_rows, val_rows, out)
+            on_the_way = self._fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
         classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
@@ -324,12 +366,14 @@ class _Run:
             "fit_seconds": round(fitted - started, 3) if self.method.TRAINS != "nothing" else None,
             "trainable_parameters": _trainable(method, classifier.backbone if classifier.trains_backbone else None),
             "converged": getattr(method, "converged", None),
+            "images_per_second": self._rate,  # that were fitted on
+            "peak_memory_mib": memory.peak_mib,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "threads": torch.get_num_threads(),
         }
         if self._refitted:
             fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
-        return self._publish(classifier, fit_rows, timing, out)
+        return self._publish(classifier, on_the_way, fit_rows, timing, out)
 
     def _objective(self) -> nn.Module | None:
         """What the fit minimises; None for a method without one."""
@@ -346,11 +390,7 @@ class _Run:
         return built
 
     def _how(self) -> Fit | None:
-        """How parameters are found by gradient descent; None if they are solved for, or if there are none."""
-        if not hasattr(self.method, "fit"):
-            return None
-        found: Fit | None = self.method.fit(config.plugin_config("method", self.values["method"]))
-        return found
+        return _how(self.values, self.method)
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
         """Rows of each source that are fitted on: its fit split, ``shots`` of every class in it, or the picks."""
@@ -393,13 +433,21 @@ class _Run:
         fitted = ("val", "out") if self._refitted and name in self.shift.sources else ()
         return {split: rows for split, rows in self.splits[name].items() if split not in fitted}
 
-    def _inputs(self, name: str, rows: np.ndarray) -> data.Samples:
+    @property
+    def _spec(self) -> Preprocessing:
+        """How images are resized where the backbone is trained."""
+        spec, how = self.backbone.preprocessing, self._how()
+        if how is None or not how.squash:
+            return spec
+        return _squashed(spec)
+
+    def _inputs(self, name: str, rows: np.ndarray, augment: str | None = None) -> data.Samples:
         """Rows of a domain as this run takes them: stored features, or images if the backbone is trained."""
         domain = self.benchmark.domains[name]
         number = list(self.benchmark.domains).index(name)
         if self.method.TRAINS == "everything":
-            spec = data.preprocessing_for(domain, self.backbone.preprocessing)
-            return data.ImageDataset(domain.rows, rows, spec, number, name=name)
+            spec = data.preprocessing_for(domain, self._spec)
+            return data.ImageDataset(domain.rows, rows, spec, number, name=name, augment=augment)
         features: Tensor = self.session.store.encode(
             self.backbone, domain, self.session.progress, workers=self.values["workers"]
         )
@@ -411,37 +459,57 @@ class _Run:
         fit_rows: dict[str, np.ndarray],
         val_rows: dict[str, np.ndarray],
         out: Path | None,
-    ) -> None:
-        dataset = data.concatenate([self._inputs(name, rows) for name, rows in fit_rows.items()])
-        held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
+    ) -> dict[int, Results]:
+        """Fits, and gives what was found on the way, by step."""
         how = classifier.how
+        augment = how.augment if how is not None and how.augment in augmentation.READ else None
+        dataset = data.concatenate([self._inputs(name, rows, augment) for name, rows in fit_rows.items()])
+        held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
         batch_size = how.batch_size if how else EVALUATION_BATCH
         order = torch.Generator().manual_seed(self.seed)
+        views = torch.Generator().manual_seed(seed_hash(self.seed, "views"))
+        objective = catalog.plugin("objectives", self.values["objective"]["name"])
         loader = data.loader(
             dataset,
             batch_size,
             generator=order if how else None,
             drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
-            per_domain=catalog.plugin("objectives", self.values["objective"]["name"]).NEEDS != "images",
+            per_domain=how is not None and (how.per_domain or objective.NEEDS != "images"),
+            views=views if augment else None,
             workers=self.values["workers"],
         )
+        if how is not None and how.steps is not None:  # in passes, for schedules that count these
+            updates = math.ceil(len(loader) / how.accumulate)
+            how = classifier.how = dataclasses.replace(how, epochs=math.ceil(how.steps / updates))
         validation = data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
-        name, epochs = f"fit {self.values['method']['name']}", how.epochs if how else 1
+        name = f"fit {self.values['method']['name']}"
+        options: dict[str, Any] = trainer.options_of(how) if how else {"max_epochs": 1}
+        average = None
+        if how is not None and how.average != "none":
+            average = Average(how.average_from, how.ema_decay if how.average == "ema" else None)
+        on_the_way = self._waypoints(classifier, average)
+        options["callbacks"] = [c for c in (average, on_the_way) if c]
+        started = time.perf_counter()
         with trainer.quiet():
             if how is None or out is None:
-                trainer.make(name, self.session.progress, max_epochs=epochs).fit(classifier, loader, validation)
-                return
-            state = FitState(self._state_file(out), {"order": order} | classifier.generators)
-            options = {"callbacks": [state], "plugins": [state.files], "enable_checkpointing": True}
-            fitting = trainer.make(name, self.session.progress, max_epochs=epochs, **options)
-            try:
-                fitting.fit(classifier, loader, validation, ckpt_path=state.resumes_from())
-            except DivergedError:
-                state.remove()
-                raise
-            except BaseException:
-                state.flush()
-                raise
+                trainer.make(name, self.session.progress, **options).fit(classifier, loader, validation)
+            else:
+                generators = {"order": order, "views": views} | classifier.generators
+                state = FitState(self._state_file(out), generators)
+                options["callbacks"].append(state)
+                options |= {"plugins": [state.files], "enable_checkpointing": True}
+                fitting = trainer.make(name, self.session.progress, **options)
+                try:
+                    fitting.fit(classifier, loader, validation, ckpt_path=state.resumes_from())
+                except DivergedError:
+                    state.remove()
+                    raise
+                except BaseException:
+                    state.flush()
+                    raise
+        seconds = time.perf_counter() - started - (on_the_way.seconds if on_the_way else 0.0)
+        self._rate = round(classifier.num_images / seconds, 1)
+        return on_the_way.found if on_the_way else {}
 
     def _state_file(self, out: Path) -> Path:
         """Of a fit that is interrupted; only the same versions go on with it."""
@@ -464,24 +532,46 @@ class _Run:
         """A target without a published test split is also reported on all of its images."""
         return name in self.shift.targets and "test" not in self.splits[name]
 
-    def _evaluate(self, classifier: Classifier) -> None:
+    def _test_loaders(self, step: int) -> list[data.Loader]:
+        how = self._how()
         loaders = []
         for name in self.tested:
             splits = self._evaluated(name)
             rows = np.concatenate(list(splits.values()))
             numbers = np.repeat(np.arange(len(splits)), [len(r) for r in splits.values()])
-            dataset = data.with_splits(self._inputs(name, rows), numbers)
-            loaders.append(data.loader(dataset, EVALUATION_BATCH, workers=self.values["workers"]))
+            augment = "domainbed" if how is not None and how.val_augmented and name in self.shift.sources else None
+            views = torch.Generator().manual_seed(seed_hash(self.seed, "evaluation", name, step)) if augment else None
+            dataset = data.with_splits(self._inputs(name, rows, augment), numbers)
+            loaders.append(data.loader(dataset, EVALUATION_BATCH, views=views, workers=self.values["workers"]))
+        return loaders
+
+    def _evaluate(self, classifier: Classifier) -> None:
         with trainer.quiet():
-            trainer.make("evaluate").test(classifier, loaders, verbose=False)
+            trainer.make("evaluate").test(classifier, self._test_loaders(classifier.num_steps), verbose=False)
+
+    def _waypoints(self, classifier: Classifier, average: Average | None) -> Waypoints | None:
+        """Evaluations on the way of the fit, if they are asked for."""
+        how = self._how()
+        if how is None or how.checkpoint_every is None:
+            return None
+
+        def evaluate(step: int) -> Results:
+            return classifier.evaluate_now(self._test_loaders(step), self._test_sets())
+
+        return Waypoints(how.checkpoint_every, evaluate, average)
 
     def _publish(
-        self, classifier: Classifier, fit_rows: dict[str, np.ndarray], timing: dict[str, Any], out: Path | None
+        self,
+        classifier: Classifier,
+        on_the_way: dict[int, Results],
+        fit_rows: dict[str, np.ndarray],
+        timing: dict[str, Any],
+        out: Path | None,
     ) -> records.Record:
         predictions = self._predictions(classifier)
         file = _publish_once(out, self.run_id, predictions) if out else None
         stored = {"file": file, "digest": records.hash_bytes(predictions)} if file else None
-        record = records.Record(self._content(classifier, fit_rows, timing, stored))
+        record = records.Record(self._content(classifier, on_the_way, fit_rows, timing, stored))
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
             if self.benchmark.shows_images and not sheet.exists():
@@ -495,6 +585,7 @@ class _Run:
     def _content(
         self,
         classifier: Classifier,
+        on_the_way: dict[int, Results],
         fit_rows: dict[str, np.ndarray],
         timing: dict[str, Any],
         predictions: dict[str, str] | None,
@@ -511,11 +602,11 @@ class _Run:
         for name in ("hparams_seed", "picks"):
             if values[name] is None:
                 values.pop(name)
-        step = classifier.num_steps
         evaluations = [
             {"domain": domain, "split": split, "step": step, "num_images": self._num_images(domain, split),
              "metrics": metrics}
-            for (domain, split), metrics in classifier.results.items()
+            for step, results in (on_the_way | {classifier.num_steps: classifier.results}).items()
+            for (domain, split), metrics in results.items()
             if self._num_images(domain, split)
         ]  # fmt: skip
         ids = {name: [self.benchmark.domains[name].rows.ids[i] for i in rows] for name, rows in fit_rows.items()}
@@ -619,6 +710,11 @@ def _publish_once(out: Path, run_id: str, content: bytes) -> str:
     path = out / f"{run_id}-{records.hash_bytes(content)[:8]}.parquet"
     records.publish(path, content)
     return path.name
+
+
+def _squashed(spec: Preprocessing) -> Preprocessing:
+    """torchvision's ``Resize((size, size))``, as DomainBed's."""
+    return dataclasses.replace(spec, resize="squash", interpolation="bilinear", crop_fraction=1.0)
 
 
 def _trainable(method: nn.Module, backbone: Any) -> int:

@@ -15,6 +15,7 @@ import lightning
 from torch import nn
 
 from clipdg import interruption
+from clipdg.core import Fit
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -48,6 +49,16 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
     }
     callbacks = [_Stop(), *([_Report(stage, progress)] if progress else []), *options.pop("callbacks", [])]
     return lightning.Trainer(callbacks=callbacks, **(defaults | options))
+
+
+def options_of(fit: Fit) -> dict[str, Any]:
+    """What ``make`` needs to know of a fit: its length and its arithmetic."""
+    length = {"max_epochs": fit.epochs} if fit.steps is None else {"max_epochs": -1, "max_steps": fit.steps}
+    return length | {
+        "precision": {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[fit.precision],
+        "accumulate_grad_batches": fit.accumulate,
+        "gradient_clip_val": fit.clip_norm,
+    }
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup: int) -> float:
