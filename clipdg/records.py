@@ -51,6 +51,8 @@ CAME_LATER: Mapping[str, object] = {
     "objective.name": "erm",
     "method.position": "end",
     "backbone.pixels": "exact",
+    "backbone.features": "projected",
+    "method.descriptions": None,
     "method.dropout": 0.0,
     "method.resize": "own",
     "method.val_transform": "clean",
@@ -64,6 +66,10 @@ CAME_LATER: Mapping[str, object] = {
     "fit.average_from": 0,
     "fit.ema_decay": 0.999,
 }
+CAME_LATER_IN: Mapping[str, Mapping[str, object]] = {  # the same of one method, where others had such a setting before
+    "linear_probe": {"method.sweep": False, "method.refit": True, "method.start": "zeros", "method.solver": "lbfgs",
+                     "method.epochs": 10, "method.lr": 0.1, "method.batch_size": 256, "method.weight_decay": 0.0},
+}  # fmt: skip
 FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluations", "weights", "data", "versions",
           "timing", "predictions")  # fmt: skip
 
@@ -295,7 +301,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings that can change a number."""
     flat = flatten(config)
-    return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in CAME_LATER or v != CAME_LATER[k])}
+    later = {**CAME_LATER, **CAME_LATER_IN.get(str(flat.get("method.name")), {})}
+    return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in later or v != later[k])}
 
 
 def _refuse_constant(name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipdg import record_index, records
+from clipdg import config, record_index, records
 from clipdg.errors import RecordError, StorageError
 from clipdg.records import Record
 
@@ -309,3 +309,13 @@ def test_an_index_that_rotted_is_not_used(many: Path, harm: Callable[[bytes], by
     index = many / ".runs" / "records.index"
     index.write_bytes(harm(index.read_bytes()))
     assert [r.content for r in records.read_all([many])[0]] == before
+
+
+def test_settings_that_came_later_leave_the_first_records_their_rows() -> None:
+    """Each of the first records with its settings given anew: what there was then makes today's identity."""
+    files = sorted((Path(__file__).parents[1] / "results" / "miniatures").glob("*.json"))
+    assert len(files) == 42
+    for file in files:
+        then = records.read(file).content["config"]
+        today = records.identity(config.load(values=then).values)
+        assert {k: v for k, v in today.items() if k != "picks"} == records.identity(then)
