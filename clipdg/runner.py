@@ -629,7 +629,9 @@ class _Run:
                 "fingerprint": weights.fingerprint,
                 "random": weights.random,
                 "provenance": dict(weights.provenance),
-                "preprocessing": asdict(self.backbone.preprocessing),
+                "preprocessing": {
+                    k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.backbone.preprocessing).items()
+                },
             },
             "data": {
                 "benchmark": self.benchmark.name,

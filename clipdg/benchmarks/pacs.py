@@ -1,7 +1,7 @@
 """pacs: photos, art paintings, cartoons and sketches of seven classes.
 
-Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017, arXiv:1710.03077. Counts by class: of the
-archive that DomainBed downloads (PACS.zip, folder kfold).
+Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017, arXiv:1710.03077. Counts by domain: Dassl's.
+Counts by class: from memory; their sums are the domains'.
 """
 
 from __future__ import annotations

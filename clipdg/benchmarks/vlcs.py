@@ -1,7 +1,8 @@
 """vlcs: five classes in four photo collections, Caltech101, LabelMe, SUN09 and VOC2007.
 
 Fang, Xu & Rockmore, Unbiased Metric Learning: On the Utilization of Multiple Datasets and Web Images for Softening
-Bias, ICCV 2013. Counts by class: of DomainBed's copy (misc/vlcs_files.txt).
+Bias, ICCV 2013. Counts by domain: DomainBed's copy. Counts by class: from memory; their sums are the
+domains'.
 """
 
 from __future__ import annotations

@@ -460,7 +460,7 @@ def test_each_listed_model_has_open_clips_tokenizer(model: str, monkeypatch: pyt
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
     monkeypatch.setattr(library, "SimpleTokenizer", simple)
     monkeypatch.setattr(library.factory, "SimpleTokenizer", simple)
-    ours, expected = open_clip._tokenizer(open_clip.resolve(model, "random:0"), ""), library.get_tokenizer(model)
+    ours, expected = open_clip._tokenizer(open_clip.resolve(model, "random:0"), "", None), library.get_tokenizer(model)
     assert vars(ours) == vars(expected)
     assert names in ([], names[:1] * 2)
     timm_name = library.get_model_config(model)["vision_cfg"].get("timm_model_name")
