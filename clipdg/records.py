@@ -16,6 +16,8 @@ A record is one JSON file ``DIR/<run_id>.json``:
     versions     {package: version}
     timing       {seconds, ...}: never part of an identity
     fit          only where a method found settings by itself: {c, converged, gradient, iterations, sweep, ...}
+    curve        only where weights lie on a line between two: [{alpha, domain, split, num_images, metrics}]; the
+                 evaluations are those at the configured alpha
     predictions  {file, digest} of the per-sample predictions beside it, or null
     digest       SHA-256 of the canonical JSON of all the rest
 """
@@ -49,6 +51,7 @@ NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark
 # run keeps its identity and its row.
 CAME_LATER: Mapping[str, object] = {
     "objective.name": "erm",
+    "benchmark.leave_one_out": False,
     "method.position": "end",
     "backbone.pixels": "exact",
     "backbone.features": "projected",
@@ -207,7 +210,7 @@ def read(path: Path) -> Record:
     if content["status"] != "done":
         raise RecordError(f"{path} has status {content['status']}")
     try:
-        for e in content["evaluations"]:
+        for e in (*content["evaluations"], *content.get("curve", ())):
             for name, value in e["metrics"].items():
                 if value is not None and (not math.isfinite(value) or (name != "nll" and not 0 <= value <= 1)):
                     raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not a fraction")

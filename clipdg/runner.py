@@ -32,6 +32,7 @@ from clipdg import (
     config,
     contact,
     data,
+    interpolation,
     picks,
     placement,
     prompts,
@@ -355,11 +356,13 @@ class _Run:
         )
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
         on_the_way: dict[int, Results] = {}
+        start = interpolation.state_of(classifier) if hasattr(self.method, "ALPHAS") else None
         if self.method.TRAINS != "nothing":
             on_the_way = self._fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
         classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
+        curve = self._curve(classifier, start) if start is not None else None
         self._evaluate(classifier)
         timing = {
             "seconds": round(time.perf_counter() - started, 3),
@@ -373,7 +376,7 @@ class _Run:
         }
         if self._refitted:
             fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
-        return self._publish(classifier, on_the_way, fit_rows, timing, out)
+        return self._publish(classifier, on_the_way, curve, fit_rows, timing, out)
 
     def _objective(self) -> nn.Module | None:
         """What the fit minimises; None for a method without one."""
@@ -560,10 +563,22 @@ class _Run:
 
         return Waypoints(how.checkpoint_every, evaluate, average)
 
+    def _curve(self, classifier: Classifier, start: interpolation.State) -> dict[float, Results]:
+        """Results at each alpha of the method's curve but its own, whose weights the classifier then has."""
+        end, alpha = interpolation.state_of(classifier), float(getattr(classifier.method, "alpha"))  # noqa: B009
+        found = {}
+        for other in self.method.ALPHAS:
+            if other != alpha:
+                interpolation.put(classifier, start, end, other)
+                found[other] = classifier.evaluate_now(self._test_loaders(classifier.num_steps), classifier.test_sets)
+        interpolation.put(classifier, start, end, alpha)
+        return found
+
     def _publish(
         self,
         classifier: Classifier,
         on_the_way: dict[int, Results],
+        curve: dict[float, Results] | None,
         fit_rows: dict[str, np.ndarray],
         timing: dict[str, Any],
         out: Path | None,
@@ -571,7 +586,7 @@ class _Run:
         predictions = self._predictions(classifier)
         file = _publish_once(out, self.run_id, predictions) if out else None
         stored = {"file": file, "digest": records.hash_bytes(predictions)} if file else None
-        record = records.Record(self._content(classifier, on_the_way, fit_rows, timing, stored))
+        record = records.Record(self._content(classifier, on_the_way, curve, fit_rows, timing, stored))
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
             if self.benchmark.shows_images and not sheet.exists():
@@ -586,6 +601,7 @@ class _Run:
         self,
         classifier: Classifier,
         on_the_way: dict[int, Results],
+        curve: dict[float, Results] | None,
         fit_rows: dict[str, np.ndarray],
         timing: dict[str, Any],
         predictions: dict[str, str] | None,
@@ -602,13 +618,11 @@ class _Run:
         for name in ("hparams_seed", "picks"):
             if values[name] is None:
                 values.pop(name)
-        evaluations = [
-            {"domain": domain, "split": split, "step": step, "num_images": self._num_images(domain, split),
-             "metrics": metrics}
-            for step, results in (on_the_way | {classifier.num_steps: classifier.results}).items()
-            for (domain, split), metrics in results.items()
-            if self._num_images(domain, split)
-        ]  # fmt: skip
+        evaluations = self._listed("step", on_the_way | {classifier.num_steps: classifier.results})
+        extra: dict[str, Any] = {"fit": classifier.method.story} if getattr(classifier.method, "story", None) else {}
+        if curve is not None:
+            whole = curve | {self.values["method"]["alpha"]: classifier.results}
+            extra["curve"] = self._listed("alpha", dict(sorted(whole.items())))
         ids = {name: [self.benchmark.domains[name].rows.ids[i] for i in rows] for name, rows in fit_rows.items()}
         fits = self.method.TRAINS != "nothing"
         return {
@@ -651,7 +665,16 @@ class _Run:
             | {name: version(name) for name in VERSIONS},
             "timing": timing,
             "predictions": predictions,
-        } | ({"fit": classifier.method.story} if getattr(classifier.method, "story", None) else {})
+        } | extra
+
+    def _listed(self, key: str, results: Mapping[Any, Results]) -> list[dict[str, Any]]:
+        """Results as they stand in a record, each with what they are of under ``key``."""
+        return [
+            {"domain": domain, "split": split, key: of, "num_images": num, "metrics": metrics}
+            for of, by_domain in results.items()
+            for (domain, split), metrics in by_domain.items()
+            if (num := self._num_images(domain, split))
+        ]
 
     def _said(self) -> dict[str, Any]:
         """Settings that name prompts, as what they say: the templates of a set or a file, the sentences' SHA-256."""

@@ -42,6 +42,7 @@ LAYERS = (
         "config",
         "trainer",
         "averaging",
+        "interpolation",
         "waypoints",
         "cost",
         "interruption",

@@ -2,6 +2,7 @@ import colorsys
 import hashlib
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,17 @@ def draw(style: str, size: int = 32, natural: bool = False, num: int = 20) -> np
 def undrawn(composed, style, streams, size, natural=False) -> np.ndarray:
     """Stands in for styles.render where a test is about captions and counts."""
     return np.zeros((len(composed), size, size, 3), np.uint8)
+
+
+def test_each_domain_is_left_out_once_on_request() -> None:
+    config = miniatures.Config(num_classes=3, num_train=2, num_test=1, leave_one_out=True)
+    benchmark, usual = miniatures.build(config), miniatures.build(replace(config, leave_one_out=False))
+    assert [s.targets for s in benchmark.shifts] == [(name,) for name in miniatures.NOUNS]
+    for name, domain in benchmark.domains.items():
+        assert domain.splits is not None
+        assert [len(rows) for rows in domain.splits.values()] == [6, 3]
+        assert domain.rows.ids[-3:] == usual.domains[name].rows.ids[-3:]
+        assert np.array_equal(pixels(benchmark, name)[-3:], pixels(usual, name)[-3:])
 
 
 def test_domains_splits_labels_and_ids() -> None:

@@ -1,6 +1,7 @@
 """miniatures: 20 drawn classes in 7 domains, and the captioned images that ``tiny`` is pre-trained on. No download.
 
-Train on ``photo``, test on six domains that differ from it in style alone. Every image has its own random pose, size,
+Train on ``photo``, test on six domains that differ from it in style alone; or, with ``leave_one_out``, train on six and
+test on the seventh, as DomainBed's sets are used. Every image has its own random pose, size,
 proportions, colours and ground. ``web`` draws image-caption pairs in eight styles; three domains (silhouette, neon,
 mosaic) and fifteen combinations of class and style are not among them. It is a demonstration of the pipeline whose
 answers are known by construction, and no evidence about CLIP; ``NOTES`` is what a table made from it must say.
@@ -27,7 +28,7 @@ from clipdg import cache, catalog, records
 from clipdg.benchmarks.miniatures.captions import STYLE_WORDS, caption
 from clipdg.benchmarks.miniatures.scenes import compose, stream
 from clipdg.benchmarks.miniatures.shapes import KINDS
-from clipdg.core import Benchmark, Domain, Shift
+from clipdg.core import Benchmark, Domain, Shift, leave_one_out
 from clipdg.errors import ConfigError, StorageError
 from clipdg.rows import ArrayRows
 
@@ -61,7 +62,8 @@ Progress = Callable[[int, int], None]  # images done, of how many
 class Config:
     """``size``: pixels a side. ``num_train``: photos per class, of which some are held out for validation.
     ``num_test``: images per class and domain. ``natural``: paintings and mosaics keep natural colours, with which a
-    source-only ResNet does better on them. ``num_classes``: the first so many of the 20.
+    source-only ResNet does better on them. ``num_classes``: the first so many of the 20. ``leave_one_out``: each domain
+    has ``num_train`` training images per class, and is left out once.
     """
 
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
@@ -70,6 +72,7 @@ class Config:
     num_train: int = field(default=75, metadata={"min": 1})
     num_test: int = field(default=30, metadata={"min": 1})
     natural: bool = False
+    leave_one_out: bool = False
 
 
 def build(config: Config, root: str | None = None, progress: Progress | None = None) -> Benchmark:
@@ -77,7 +80,8 @@ def build(config: Config, root: str | None = None, progress: Progress | None = N
     if root is not None:
         raise ConfigError(f"miniatures is drawn, not read from {root}; leave root out, or use benchmark=folder")
     classes = _classes(config.num_classes)
-    wanted = [(SOURCE, "train", config.num_train), *((d, "test", config.num_test) for d in NOUNS)]
+    sources = tuple(NOUNS) if config.leave_one_out else (SOURCE,)
+    wanted = [*((d, "train", config.num_train) for d in sources), *((d, "test", config.num_test) for d in NOUNS)]
     steps = _Steps(sum(num for _, _, num in wanted) * len(classes), progress)
     drawn = {(d, split): _split(config, d, split, num, steps) for d, split, num in wanted}
     domains = {}
@@ -95,7 +99,7 @@ def build(config: Config, root: str | None = None, progress: Progress | None = N
         name="miniatures",
         classes=classes,
         domains=domains,
-        shifts=(Shift(SOURCE, (SOURCE,), SHIFTED),),
+        shifts=leave_one_out(sources) if config.leave_one_out else (Shift(SOURCE, (SOURCE,), SHIFTED),),
         templates=TEMPLATES,
         notes=notes(config),
         licence="MIT; drawn by clipdg",

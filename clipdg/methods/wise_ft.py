@@ -1,0 +1,83 @@
+"""WiSE-FT: the image tower fine-tuned from the zero-shot classifier, and the weights on the line between the two.
+
+Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, arXiv:2109.01903; mlfoundations/wise-ft at 58b7a4b.
+The head starts as the class directions times the logit scale, with a bias of 0, over features of unit length. Tower and
+head are trained by AdamW at 3e-5 with weight decay 0.1 on every parameter, clipped at 1, 500 updates of linear warm-up
+and a cosine. Then all weights are (1 - alpha) · zero-shot + alpha · fine-tuned: the run's evaluations are those at
+``alpha``, and its record has the whole curve beside them.
+
+Different from it: batch-norm statistics, which ViTs have not, are on the line too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg import prompts
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.errors import ConfigError
+from clipdg.templates import Prompted, texts_of
+
+TRAINS = "everything"
+NEEDS_TEXT = True
+ALPHAS = tuple(i / 10 for i in range(11))  # of the curve in the record
+
+
+@dataclass
+class Config(Prompted):
+    """Prompts: see templates.py. ``alpha``: the fine-tuned weights' share in what is evaluated; 1 for these alone."""
+
+    alpha: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # the authors' choice without a target to see
+    epochs: int = field(default=10, metadata={"min": 1})
+    lr: float = field(default=3e-5, metadata={"min": 0.0, "max": 100.0})
+    batch_size: int = field(default=512, metadata={"min": 1})
+    weight_decay: float = field(default=0.1, metadata={"min": 0.0})
+    warmup_steps: int = field(default=500, metadata={"min": 0})
+    label_smoothing: float = field(default=0.0, metadata={"min": 0.0, "max": 0.999})
+    augment: Literal["none", "light", "domainbed", "crop"] = "crop"
+
+
+class Head(nn.Module):
+    """A linear classifier over features of unit length."""
+
+    def __init__(self, directions: Tensor, scale: float, alpha: float) -> None:
+        """``directions``: (C, D) of unit length."""
+        super().__init__()
+        self.weight = nn.Parameter(scale * directions)
+        self.bias = nn.Parameter(torch.zeros(len(directions), device=directions.device))
+        self.alpha = alpha
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+    """Raises ConfigError for prompts that differ between domains, since there is one head."""
+    assert isinstance(backbone, ClipBackbone)
+    texts = texts_of(config, benchmark)
+    if texts.domain_aware:
+        raise ConfigError("wise_ft starts from one classifier for all domains; leave {domain} out of its templates")
+    directions = prompts.prompt_directions(backbone, texts.prompts(benchmark.classes), config.ensemble)
+    return Head(directions, backbone.logit_scale, config.alpha)
+
+
+def fit(config: Config) -> Fit:
+    return Fit(
+        optimizer="adamw",
+        lr=config.lr,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        decay_all=True,
+        schedule="cosine_after_warmup",
+        warmup_steps=config.warmup_steps,
+        label_smoothing=config.label_smoothing,
+        augment=config.augment,
+        clip_norm=1.0,
+    )
