@@ -69,7 +69,8 @@ class FitConfig:
     """Of any fit by gradient descent, whatever its method; see core.Fit. None: as the method has it.
 
     ``checkpoint_every``: every domain is evaluated after the first update and then every so many, as DomainBed does,
-    and these evaluations stand in the record beside the last one.
+    and these evaluations stand in the record beside the last one. ``views``: of each image, so many random crops and
+    flips (CoOp's) go through the encoder once and are stored; each step of a fit on features draws one of them.
     """
 
     steps: int | None = field(default=None, metadata={"min": 1})
@@ -81,6 +82,7 @@ class FitConfig:
     average: typing.Literal["none", "swa", "ema"] = "none"
     average_from: int = field(default=0, metadata={"min": 0})  # updates
     ema_decay: float = field(default=0.999, metadata={"min": 0.0, "max": 1.0})
+    views: int = field(default=0, metadata={"min": 0, "max": 1000})
 
 
 BASES: dict[str, Any] = {

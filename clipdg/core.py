@@ -229,7 +229,7 @@ def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:
     return tuple(Shift(target, tuple(d for d in domains if d != target), (target,)) for target in domains)
 
 
-Augment: TypeAlias = Literal["none", "light", "domainbed", "crop"]
+Augment: TypeAlias = Literal["none", "light", "domainbed", "crop", "coop"]
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,8 @@ class Fit:
 
     ``augment``: "light" is images.augment_light, on the device; the others are augmentation.py's, for images as they
     are read.
+    ``views``: of features, so many random views of each image are stored, and each step draws one; 0 for the image as
+    it is evaluated.
     ``squash``: images are resized without keeping their aspect ratio, bilinearly, as DomainBed does; else as the
     backbone's weights want them. ``val_augmented``: the sources' images are evaluated under DomainBed's augmentation.
     ``decay_all``: weight decay for biases and norms as well (adamw; adam's and sgd's is for all).
@@ -267,6 +269,7 @@ class Fit:
     warmup_steps: int = 0
     label_smoothing: float = 0.0
     augment: Augment = "none"
+    views: int = 0
     drop_last: bool = False
     squash: bool = False
     val_augmented: bool = False

@@ -234,7 +234,7 @@ class ImageDataset(Samples):
     """Images of ``rows`` as (3, S, S) uint8, read when they are asked for; an array of moderate size only once.
 
     ``name`` stands before a message about an image that cannot be read: the benchmark, the domain. ``augment``: one of
-    augmentation.READ, by the seed that comes with each place.
+    augmentation.READ, by the seed that comes with each place. ``view``: always the same view of each image.
     """
 
     def __init__(
@@ -246,13 +246,23 @@ class ImageDataset(Samples):
         *,
         name: str = "",
         augment: str | None = None,
+        view: augmentation.View | None = None,
     ) -> None:
         super().__init__(rows.labels, indices, domain_id)
-        self.rows, self.spec, self.name, self.augment = rows, spec, name, augment
-        self.in_memory = isinstance(rows, ArrayRows) and len(self) * 3 * spec.size**2 <= IN_MEMORY and augment is None
+        self.rows, self.spec, self.name = rows, spec, name
+        self.augment = view.how if view else augment
+        self._seeds: Tensor | None = None
+        if view is not None:
+            digests = rows.digests()
+            self._seeds = torch.tensor([view.seed_of(digests[i]) for i in self.indices.tolist()], dtype=torch.int64)
+        self.in_memory = isinstance(rows, ArrayRows) and len(self) * 3 * spec.size**2 <= IN_MEMORY
+        self.in_memory &= self.augment is None
         self._ready: Tensor | None = None
 
     def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
+        if self._seeds is not None:
+            assert seeds is None, "a fixed view has its own seeds"
+            seeds = self._seeds[positions]
         if not self.in_memory:
             return self._read(self.indices[positions].tolist(), None if seeds is None else seeds.tolist())
         if self._ready is None:
@@ -301,6 +311,28 @@ class FeatureDataset(Samples):
     def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
         assert seeds is None, "features are not augmented"
         return self.features[self.indices[positions]]
+
+
+class ViewDataset(Samples):
+    """Stored features of several views of the same rows -> (N, D), of each sample the view that its seed draws."""
+
+    def __init__(
+        self, views: Sequence[Tensor], labels: np.ndarray, indices: Sequence[int] | np.ndarray, domain_id: int
+    ) -> None:
+        """``views``: of each view the features (N, D) of the rows at ``indices``, in that order."""
+        super().__init__(labels, indices, domain_id)
+        assert views
+        assert all(len(features) == len(self) for features in views)
+        self.views = tuple(views)
+
+    def inputs(self, positions: Tensor, seeds: Tensor | None = None) -> Tensor:
+        assert seeds is not None, "views are drawn by seeds"
+        drawn = seeds % len(self.views)
+        found = self.views[0][positions]
+        for number, features in enumerate(self.views[1:], 1):
+            mine = drawn == number
+            found[mine] = features[positions[mine]]
+        return found
 
 
 class _Joined(Samples):

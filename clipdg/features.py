@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from clipdg import cache, data, errors, images, records, trainer
+from clipdg.augmentation import View
 from clipdg.core import Backbone, Domain, Rows
 from clipdg.errors import DivergedError
 from clipdg.rows.parts import JoinedRows
@@ -50,15 +51,15 @@ def device_of_runs() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def key(backbone: Backbone, domain: Domain) -> str:
-    """The name of a domain's features: SHA-256 over all that can change them."""
-    return records.digest(_story(backbone, domain))
+def key(backbone: Backbone, domain: Domain, view: View | None = None) -> str:
+    """The name of a domain's features, or of a view of its images: SHA-256 over all that can change them."""
+    return records.digest(_story(backbone, domain, view))
 
 
-def _story(backbone: Backbone, domain: Domain) -> dict[str, object]:
+def _story(backbone: Backbone, domain: Domain, view: View | None) -> dict[str, object]:
     device = device_of_runs()
     family = backbone.weights.backbone.partition(":")[0]
-    return {
+    story: dict[str, object] = {
         "schema": SCHEMA,
         "weights": backbone.weights.fingerprint,  # of the tensors' bytes, the architecture and the preprocessing
         "preprocessing": asdict(
@@ -73,7 +74,12 @@ def _story(backbone: Backbone, domain: Domain) -> dict[str, object]:
         "batch": BATCH_SIZE[device],
         "device": _device_class(device),
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))},
-    } | ({"point": backbone.point} if hasattr(backbone, "point") else {})  # of placement.Penultimate
+    }
+    if hasattr(backbone, "point"):  # of placement.Penultimate
+        story["point"] = backbone.point
+    if view is not None:
+        story["view"] = view.story(backbone.preprocessing)
+    return story
 
 
 def _digest(rows: Rows) -> str:
@@ -105,12 +111,18 @@ class FeatureStore:
         self.num_encoded = 0
 
     def encode(
-        self, backbone: Backbone, domain: Domain, progress: Progress | None = None, *, workers: int | None = None
+        self,
+        backbone: Backbone,
+        domain: Domain,
+        progress: Progress | None = None,
+        *,
+        view: View | None = None,
+        workers: int | None = None,
     ) -> Tensor:
         """Features (N, D) in fp32 on the CPU, aligned with the domain's rows; not of unit length.
 
-        They are mapped from the file and not copied; writing into them changes this tensor only. ``workers``: processes
-        that read images ahead, see ``data.loader``.
+        They are mapped from the file and not copied; writing into them changes this tensor only. ``view``: of
+        a random view of each image in its place. ``workers``: processes that read images ahead, see ``data.loader``.
 
         Raises DataError naming an image that cannot be read, DivergedError if a feature is not finite, StorageError if
         the store cannot be written.
@@ -119,8 +131,10 @@ class FeatureStore:
             return torch.empty(0, backbone.embed_dim)
         if isinstance(domain.rows, JoinedRows):  # each part is stored by itself, since runs share some
             parts = [replace(domain, rows=part) for part in domain.rows.parts]
-            return torch.cat([self.encode(backbone, part, progress, workers=workers) for part in parts])
-        story = _story(backbone, domain)
+            return torch.cat([self.encode(backbone, part, progress, view=view, workers=workers) for part in parts])
+        story = _story(backbone, domain, view)
+        if view is not None:
+            domain = replace(domain, name=f"{domain.name}, view {view.number + 1}")
         batch = BATCH_SIZE[device_of_runs()]
         about = {**story, "domain": domain.name, "backbone": backbone.weights.backbone, "tag": backbone.weights.tag}
         shards = StoredArray(
@@ -128,11 +142,17 @@ class FeatureStore:
         )
         array = shards.open()
         if array is None:
-            array = self._make(shards, backbone, domain, progress, workers)
+            array = self._make(shards, backbone, domain, view, progress, workers)
         return torch.from_numpy(array)
 
     def _make(
-        self, shards: StoredArray, backbone: Backbone, domain: Domain, progress: Progress | None, workers: int | None
+        self,
+        shards: StoredArray,
+        backbone: Backbone,
+        domain: Domain,
+        view: View | None,
+        progress: Progress | None,
+        workers: int | None,
     ) -> np.ndarray:
         def waiting(done: int) -> None:
             if progress:
@@ -143,7 +163,7 @@ class FeatureStore:
                 shards.begin()
                 missing = shards.missing()
                 if missing:
-                    self._encode(shards, missing, backbone, domain, progress, workers)
+                    self._encode(shards, missing, backbone, domain, view, progress, workers)
                     self.num_encoded += sum(len(shards.ranges[i]) for i in missing)
                 shards.join()
         return array
@@ -154,13 +174,15 @@ class FeatureStore:
         missing: list[int],
         backbone: Backbone,
         domain: Domain,
+        view: View | None,
         progress: Progress | None,
         workers: int | None,
     ) -> None:
         several = min(self.devices, len(missing))
         # Processes are started anew and not forked: neither CUDA nor OpenMP threads outlive a fork.
         strategy = "ddp_spawn" if several > 1 else "auto"
-        extraction = _Extraction(shards, missing, backbone, domain, None if several > 1 else progress, workers)
+        told = None if several > 1 else progress
+        extraction = _Extraction(shards, missing, backbone, domain, view, told, workers)
         with trainer.quiet(), _errors_of_processes():
             predicting = trainer.make(
                 "encode", devices=several, strategy=strategy, use_distributed_sampler=False, inference_mode=True
@@ -177,6 +199,7 @@ class _Extraction(lightning.LightningModule):
         missing: Sequence[int],
         backbone: Backbone,
         domain: Domain,
+        view: View | None,
         progress: Progress | None,
         workers: int | None,
     ) -> None:
@@ -184,7 +207,7 @@ class _Extraction(lightning.LightningModule):
         # In a tuple it is no part of this module: Lightning leaves what it has used on the CPU.
         self._backbone = (backbone,)
         self.shards, self.missing, self.domain = shards, list(missing), domain
-        self.progress, self.workers = progress, workers
+        self.view, self.progress, self.workers = view, progress, workers
         self.batch_size = shards.size // BATCHES_PER_SHARD
         self.done = shards.num_rows - sum(len(shards.ranges[i]) for i in missing)
         self._mine: list[int] = []
@@ -194,7 +217,7 @@ class _Extraction(lightning.LightningModule):
         self._mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
         rows = [row for index in self._mine for row in self.shards.ranges[index]]
         spec = data.preprocessing_for(self.domain, self._backbone[0].preprocessing)
-        dataset = data.ImageDataset(self.domain.rows, rows, spec, 0, name=self.domain.name)
+        dataset = data.ImageDataset(self.domain.rows, rows, spec, 0, name=self.domain.name, view=self.view)
         workers = self.workers
         if workers is None:
             workers = data.useful_workers(len(rows), sharing=self.trainer.world_size)

@@ -41,6 +41,7 @@ from clipdg import (
     states,
     trainer,
 )
+from clipdg.augmentation import View
 from clipdg.averaging import Average
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
@@ -50,8 +51,9 @@ from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore
 from clipdg.images import fast
-from clipdg.rows import fingerprint
+from clipdg.rows import fingerprint, select
 from clipdg.rows.folder import unlooked
+from clipdg.rows.parts import JoinedRows
 from clipdg.templates import Prompted, texts_of
 from clipdg.trainer import Progress
 from clipdg.waypoints import Results, Waypoints
@@ -217,6 +219,11 @@ def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: M
 
 
 def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
+    if values["fit"]["views"] and method.TRAINS == "everything":
+        raise ConfigError(
+            f"fit.views is for features that are stored, and {values['method']['name']} trains the encoder; "
+            "use method.augment"
+        )
     changed = [f"fit.{k}" for k, v in values["fit"].items() if v != records.CAME_LATER[f"fit.{k}"]]
     if changed and _how(values, method) is None:
         name = values["method"]["name"]
@@ -456,6 +463,25 @@ class _Run:
         )
         return data.FeatureDataset(features, domain.rows.labels, rows, number)
 
+    def _views(self, name: str, rows: np.ndarray, count: int) -> data.Samples:
+        """Rows of a domain, each as one of ``count`` views whose features are stored.
+
+        Of a domain that is fitted on whole, all images have them, for runs of other seeds; of a draw, the drawn ones.
+        """
+        domain = self.benchmark.domains[name]
+        number = list(self.benchmark.domains).index(name)
+        drawn = self.values["shots"] is not None or self.picks is not None or isinstance(domain.rows, JoinedRows)
+        kept = np.sort(rows) if drawn else np.arange(len(domain.rows))
+        shown = dataclasses.replace(domain, rows=select(domain.rows, kept)) if drawn else domain
+        places = torch.from_numpy(np.searchsorted(kept, rows))
+        views = [
+            self.session.store.encode(
+                self.backbone, shown, self.session.progress, view=View(i), workers=self.values["workers"]
+            )[places]
+            for i in range(count)
+        ]
+        return data.ViewDataset(views, domain.rows.labels, rows, number)
+
     def _fit(
         self,
         classifier: Classifier,
@@ -466,11 +492,17 @@ class _Run:
         """Fits, and gives what was found on the way, by step."""
         how = classifier.how
         augment = how.augment if how is not None and how.augment in augmentation.READ else None
-        dataset = data.concatenate([self._inputs(name, rows, augment) for name, rows in fit_rows.items()])
+        views = how.views if how is not None else 0
+        dataset = data.concatenate(
+            [
+                self._views(name, rows, views) if views else self._inputs(name, rows, augment)
+                for name, rows in fit_rows.items()
+            ]
+        )
         held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
         batch_size = how.batch_size if how else EVALUATION_BATCH
         order = torch.Generator().manual_seed(self.seed)
-        views = torch.Generator().manual_seed(seed_hash(self.seed, "views"))
+        seen = torch.Generator().manual_seed(seed_hash(self.seed, "views"))
         objective = catalog.plugin("objectives", self.values["objective"]["name"])
         loader = data.loader(
             dataset,
@@ -478,7 +510,7 @@ class _Run:
             generator=order if how else None,
             drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
             per_domain=how is not None and (how.per_domain or objective.NEEDS != "images"),
-            views=views if augment else None,
+            views=seen if augment or views else None,
             workers=self.values["workers"],
         )
         if how is not None and how.steps is not None:  # in passes, for schedules that count these
@@ -497,7 +529,7 @@ class _Run:
             if how is None or out is None:
                 trainer.make(name, self.session.progress, **options).fit(classifier, loader, validation)
             else:
-                generators = {"order": order, "views": views} | classifier.generators
+                generators = {"order": order, "views": seen} | classifier.generators
                 state = FitState(self._state_file(out), generators)
                 options["callbacks"].append(state)
                 options |= {"plugins": [state.files], "enable_checkpointing": True}

@@ -105,6 +105,7 @@ class InterruptAt(lightning.Callback):
 
 METHODS = {
     "coop": ("method=coop", "method.epochs=4", "method.batch_size=8"),
+    "coop, views": ("method=coop", "method.epochs=4", "method.batch_size=8", "fit.views=3"),
     "erm": ("backbone=tiny:resnet", "method=erm", "method.epochs=4", "method.batch_size=8", "method.augment=light"),
     "erm, per step": ("backbone=tiny:resnet", "method=erm", "method.epochs=4", "method.batch_size=8",
                       "method.schedule=cosine_step"),

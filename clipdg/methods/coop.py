@@ -3,8 +3,8 @@
 The prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS], or has the name in the middle of the V or before them;
 only the V are trained, by SGD on the cross-entropy of the scaled cosines, and they stay in fp32. Settings are those of
 the authors' code (KaiyangZhou/CoOp, on Dassl): constant warm-up of one epoch at 1e-5, cosine stepped per epoch, last
-epoch evaluated. Different from it: features may be stored, which leaves out its random crops and flips, and M counts
-tokens, not words, if the context starts from text.
+epoch evaluated. Different from it: features are stored, so that of its random crops and flips there are as many to an
+image as ``fit.views`` says, none by default, and M counts tokens, not words, if the context starts from text.
 
 What prompts share at their beginning goes through the text tower once a step (text.py): with a context for all classes
 in front of the name that is nearly everything, with one behind it only the start token and names that begin alike.
