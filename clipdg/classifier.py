@@ -218,6 +218,8 @@ class Classifier(lightning.LightningModule):
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
         loss: Tensor = self.objective(model, self._prepared(inputs), labels, domains)
+        if hasattr(self.method, "regularized"):
+            loss = self.method.regularized(loss)  # type: ignore[operator]
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
         return loss

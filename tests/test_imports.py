@@ -33,6 +33,7 @@ LAYERS = (
         "upkeep",
         "packing",
         "text",
+        "ranks",
     ),
     ("backbones", "benchmarks", "methods", "objectives"),
     (

@@ -31,7 +31,7 @@ from clipdg import images
 from clipdg.backbones import hf
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
-from clipdg.methods.coop import CoOp
+from clipdg.methods import _context
 from clipdg.pretrain import PretrainConfig, pretrain
 from clipdg.text import Form, Prompts
 
@@ -367,7 +367,8 @@ def test_words_as_context_are_the_prompt_with_these_words(folder: Path) -> None:
     padding = torch.full((1, 2), backbone.tokenizer.pad_token_id)
     without = torch.cat([tokens[:, :start], tokens[:, start + 2 :], padding], dim=1)  # the first two tokens left out
     with torch.no_grad():
-        learner = CoOp(tower, without, tower.embed(tokens)[0, start : start + 2], backbone.logit_scale)
+        room, words = _context.make_room(tower, without, 2), tower.embed(tokens)[0, start : start + 2]
+        learner = _context.PromptLearner(tower, room, words, backbone.logit_scale)
         expected = F.normalize(backbone.encode_text(tokens), dim=1)
         close(learner.directions(), expected)
         assert (F.normalize(backbone.encode_text(without), dim=1) - expected).abs().max() > 1e-3

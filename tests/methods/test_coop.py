@@ -8,7 +8,7 @@ from clipdg import text
 from clipdg.classifier import lr_factor
 from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, OutOfMemoryError
-from clipdg.methods import coop
+from clipdg.methods import _context, coop
 from clipdg.placement import place
 
 CLASSES = ("cat", "dog", "bird house")
@@ -139,7 +139,7 @@ def by_the_papers_code(
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("memory_mib", [None, 1])
 def test_each_position_is_that_of_the_papers_code_through_five_steps(
-    clip: ClipBackbone, position: coop.Position, class_specific: bool, memory_mib: int | None
+    clip: ClipBackbone, position: _context.Position, class_specific: bool, memory_mib: int | None
 ) -> None:
     torch.manual_seed(4)
     config = coop.Config(num_context=5, class_specific=class_specific, position=position, memory_mib=memory_mib)
@@ -165,7 +165,7 @@ def test_each_position_is_that_of_the_papers_code_through_five_steps(
     ("position", "sentence"), [("end", "a b c d {}."), ("middle", "a b {} c d."), ("front", "{} a b c d.")]
 )
 def test_words_as_context_are_that_sentence_wherever_the_name_stands(
-    clip: ClipBackbone, position: coop.Position, sentence: str
+    clip: ClipBackbone, position: _context.Position, sentence: str
 ) -> None:
     method = coop.build(coop.Config(context_init="a b c d", position=position), clip, bench())
     expected = F.normalize(clip.encode_text(clip.tokenize([sentence.replace("{}", name) for name in CLASSES])), dim=1)
