@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         linear_probe,
         load_backbone,
         load_benchmark,
+        load_context,
         run,
+        save_context,
         zero_shot,
     )
     from clipdg.report.tables import load_records
@@ -31,8 +33,10 @@ __all__ = [
     "linear_probe",
     "load_backbone",
     "load_benchmark",
+    "load_context",
     "load_records",
     "run",
+    "save_context",
     "zero_shot",
 ]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdg import catalog, config
+from clipdg import catalog, config, contexts, records
 from clipdg.core import Backbone, Benchmark, ClipBackbone, known_as
 from clipdg.errors import ConfigError
 from clipdg.prompts import class_directions
@@ -25,7 +26,9 @@ __all__ = [
     "linear_probe",
     "load_backbone",
     "load_benchmark",
+    "load_context",
     "run",
+    "save_context",
     "zero_shot",
 ]
 
@@ -105,6 +108,29 @@ def coop(backbone: Backbone, classes: Sequence[str], num_context: int = 16, **se
     return _classifier("coop", backbone, classes, {"num_context": num_context, **settings})
 
 
+def save_context(model: Classifier, path: str | Path) -> Path:
+    """The learnt context of a fitted ``coop`` model, with all that it takes to use it again; see contexts.py.
+
+    Raises ConfigError for a model that was not made by ``coop``.
+    """
+    if model.settings is None or not getattr(
+        catalog.plugin("methods", model.settings["name"]), "LEARNS_CONTEXT", False
+    ):
+        raise ConfigError("save_context takes a model that clipdg.coop made; this one has no context to save")
+    made = {"steps": model.num_steps, "versions": {name: version(name) for name in ("clipdg", "torch", "lightning")}}
+    content = contexts.content(model.method, model.settings, model.classes, model.backbone, made)
+    records.publish(Path(path), content)
+    return Path(path)
+
+
+def load_context(path: str | Path, backbone: Backbone, classes: Sequence[str]) -> Classifier:
+    """A learnt context before any class names, as a LightningModule to test or to predict with.
+
+    Raises ConfigError for another backbone, or for other classes if each class has a context of its own.
+    """
+    return _classifier("context", backbone, classes, {"file": str(path)})
+
+
 def run(settings: Mapping[str, Any] | str | Path, *overrides: str, out: str | Path | None = None) -> list[Record]:
     """The records of one configuration: a mapping or a YAML file, then ``key=value``; written to ``out`` if given."""
     file = None if isinstance(settings, Mapping) else Path(settings)
@@ -124,4 +150,6 @@ def _classifier(name: str, backbone: Backbone, classes: Sequence[str], settings:
     typed = config.plugin_config("method", values)
     method = module.build(typed, backbone, Benchmark("custom", tuple(classes)))
     fit = module.fit(typed) if hasattr(module, "fit") else None
-    return Classifier(backbone, method, len(classes), fit, trains_backbone=module.TRAINS == "everything")
+    model = Classifier(backbone, method, len(classes), fit, trains_backbone=module.TRAINS == "everything")
+    model.settings, model.classes = values, tuple(classes)
+    return model

@@ -150,6 +150,8 @@ class Classifier(lightning.LightningModule):
         self.strict_loading = trains_backbone
         self.automatic_optimization = fit is not None
         self.num_steps = 0  # of the last fit
+        self.settings: dict[str, Any] | None = None  # of the method, with its name, where scripts made it by them
+        self.classes: tuple[str, ...] = ()  # the same
         self.num_images = 0  # that it was given
         self._augmentation = torch.Generator().manual_seed(seed)
         self.generators = {"augmentation": self._augmentation}  # part of the state of a fit

@@ -1,4 +1,4 @@
-"""Any images, any labels: zero-shot classification of files."""
+"""Any images, any labels: classification of files, zero-shot or by a learnt context."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import nn
 
+from clipdg import contexts, prompts
 from clipdg import images as images_
-from clipdg import prompts
 from clipdg.api import load_backbone
 from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, DataError
@@ -47,26 +48,34 @@ def classify(
     spec: str = "tiny",
     weights: str | None = None,
     descriptions: str | None = None,
+    context: Path | None = None,
 ) -> Ranking:
     """Probabilities ``softmax(scale * cosine)`` over ``labels``; all prompts of a label are ensembled.
 
     ``templates``: some, a set's name or a file; ``descriptions``: a file of sentences; see templates.py. With
-    descriptions there may be no template.
+    descriptions there may be no template. ``context``: a learnt one in their place, see contexts.py.
 
     Raises ConfigError for a backbone without a text encoder, DataError naming a label that its tokenizer cannot
     represent or a file that is no image.
     """
     opened = [_open(path) for path in paths]  # all of them before the slow part
+    benchmark = Benchmark("labels", tuple(labels))
     settings = Prompted(list(templates) if not isinstance(templates, str) else templates, descriptions)
     if descriptions is not None and not templates:
         settings.templates = None
-    texts = texts_of(settings, Benchmark("labels", tuple(labels)))
+    texts = texts_of(settings, benchmark) if context is None else None
+    learnt = contexts.read(context) if context is not None else None
     backbone = load_backbone(spec, weights)
     if not isinstance(backbone, ClipBackbone):
         raise ConfigError(f"classify needs a text encoder and {backbone.name} has none; use a CLIP backbone")
     for label in labels:
         _check_label(backbone, label)
-    head = ZeroShot(prompts.prompt_directions(backbone, texts.prompts(labels)), backbone.logit_scale)
+    head: nn.Module
+    if learnt is not None:
+        head = contexts.before(learnt, backbone, benchmark)
+    else:
+        assert texts is not None
+        head = ZeroShot(prompts.prompt_directions(backbone, texts.prompts(labels)), backbone.logit_scale)
     device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
     result = Ranking(remarks=_remarks(backbone, labels))
     for path, image in zip(paths, opened, strict=True):

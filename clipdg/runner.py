@@ -31,6 +31,7 @@ from clipdg import (
     catalog,
     config,
     contact,
+    contexts,
     data,
     interpolation,
     picks,
@@ -615,10 +616,12 @@ class _Run:
         timing: dict[str, Any],
         out: Path | None,
     ) -> records.Record:
-        predictions = self._predictions(classifier)
-        file = _publish_once(out, self.run_id, predictions) if out else None
-        stored = {"file": file, "digest": records.hash_bytes(predictions)} if file else None
-        record = records.Record(self._content(classifier, on_the_way, curve, fit_rows, timing, stored))
+        stored = _publish_once(out, self.run_id, ".parquet", self._predictions(classifier)) if out else None
+        content = self._content(classifier, on_the_way, curve, fit_rows, timing, stored)
+        if out and self.method.TRAINS in ("method", "solver"):
+            learnt = self._learnt(classifier.method)
+            content["learnt"] = _publish_once(out, self.run_id, ".safetensors", learnt)
+        record = records.Record(content)
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
             if self.benchmark.shows_images and not sheet.exists():
@@ -716,7 +719,24 @@ class _Run:
             said["templates"] = list(self.texts.templates)
         if self.texts and self.texts.sentences:
             said["descriptions"] = f"sha256:{self.texts.digest}"
+        if hasattr(self.method, "said"):
+            said |= self.method.said(config.plugin_config("method", given))
         return said
+
+    def _learnt(self, method: nn.Module) -> bytes:
+        """The method's parameters as a file, see contexts.py."""
+        made = {
+            "run_id": self.run_id,
+            "benchmark": self.benchmark.name,
+            "data": self.data_fingerprint,
+            "shift": self.shift.name,
+            "sources": list(self.shift.sources),
+            "shots": self.values["shots"],
+            "seed": self.seed,
+            "versions": {name: version(name) for name in ("clipdg", "torch", "lightning")},
+        }
+        settings = self.values["method"] | self._said()
+        return contexts.content(method, settings, self.benchmark.classes, self.backbone, made)
 
     def _num_images(self, domain: str, split: str) -> int:
         splits = self.splits[domain]
@@ -758,15 +778,14 @@ class _Run:
         return bytes(sink.getvalue())
 
 
-def _publish_once(out: Path, run_id: str, content: bytes) -> str:
-    """The name under ``out`` of a file with this content, which no other process replaces: a record will name it."""
-    path = out / f"{run_id}.parquet"
-    if records.publish(path, content, replace=False) or path.read_bytes() == content:
-        return path.name
-    # Another version's, or what an interrupted copy left.
-    path = out / f"{run_id}-{records.hash_bytes(content)[:8]}.parquet"
-    records.publish(path, content)
-    return path.name
+def _publish_once(out: Path, run_id: str, ending: str, content: bytes) -> dict[str, str]:
+    """The name under ``out`` and the digest of a file with this content, for a record: no other process replaces it."""
+    path, digest = out / f"{run_id}{ending}", records.hash_bytes(content)
+    if not records.publish(path, content, replace=False) and path.read_bytes() != content:
+        # Another version's, or what an interrupted copy left.
+        path = out / f"{run_id}-{digest[:8]}{ending}"
+        records.publish(path, content)
+    return {"file": path.name, "digest": digest}
 
 
 def _squashed(spec: Preprocessing) -> Preprocessing:

@@ -34,6 +34,7 @@ LAYERS = (
         "packing",
         "text",
         "ranks",
+        "contexts",
     ),
     ("backbones", "benchmarks", "methods", "objectives"),
     (

@@ -170,6 +170,10 @@ class HfClip(nn.Module):
         """One RGB image -> (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """What each token stands for, as the vocabulary writes it."""
+        return [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """C texts -> (C, L). L is the context length; in masked towers, the longest text's.
 

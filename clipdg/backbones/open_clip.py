@@ -114,6 +114,12 @@ class OpenClip(nn.Module):
         """One RGB image -> (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """What each token stands for, as the vocabulary writes it."""
+        if hasattr(self.tokenizer, "decoder"):  # CLIP's own byte pairs
+            return [self.tokenizer.decoder[i] for i in ids]
+        return [str(token) for token in self.tokenizer.tokenizer.convert_ids_to_tokens(list(ids))]
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         if isinstance(texts, str):

@@ -80,6 +80,11 @@ class Tokenizer:
             row[: len(ids)] = torch.tensor(ids)
         return tokens
 
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """What each token stands for."""
+        known = ["<pad>", "<start>", "<end>", *self.words, *CHARACTERS]
+        return [known[i] for i in ids]
+
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
         """The words that no caption had, in order: spelled by letters, they mean nothing to these weights."""
         words = [word for text in texts for word in split(text) if word[0] in string.ascii_lowercase]
@@ -317,6 +322,10 @@ class Tiny(TinyImage):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         return self.tokenizer(texts).to(self.scale.device)
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """What each token stands for."""
+        return self.tokenizer.decode(ids)
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
         """The words that no caption had: spelled by letters, they mean nothing to these weights."""

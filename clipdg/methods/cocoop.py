@@ -26,6 +26,7 @@ from clipdg.text import Prompts
 
 TRAINS = "method"
 NEEDS_TEXT = True
+LEARNS_CONTEXT = True
 PROMPTS = 256
 REDUCTION = 16  # of the network's inner layer
 

@@ -17,6 +17,7 @@ from clipdg.methods import _context
 
 TRAINS = "method"
 NEEDS_TEXT = True
+LEARNS_CONTEXT = True
 
 
 @dataclass

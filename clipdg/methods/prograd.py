@@ -25,6 +25,7 @@ from clipdg.templates import Prompted, texts_of
 
 TRAINS = "method"
 NEEDS_TEXT = True
+LEARNS_CONTEXT = True
 
 
 @dataclass

@@ -131,6 +131,10 @@ class TipAdapter(nn.Module):
         accuracy = int(right.max()) / len(labels)
         self.story = {"alpha": alpha, "beta": beta, "validation_accuracy": accuracy, "num_validation": len(labels)}
 
+    def learnt(self) -> dict[str, Tensor]:
+        """The cache with its labels, and alpha and beta."""
+        return {"keys": self.keys, "labels": self.values.argmax(dim=1), "strengths": self.strengths}
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """The cache has as many rows as were fitted on."""
         if f"{prefix}keys" in state_dict:

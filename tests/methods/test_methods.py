@@ -7,8 +7,13 @@ from torch import nn
 from clipdg import catalog
 from clipdg.core import Benchmark, ClipBackbone
 
-# One that is the weights' own classifier has no classes to permute; tests/methods/test_own_head.py has its tests.
-METHODS = [n for n in catalog.names("methods") if not getattr(catalog.plugin("methods", n), "NEEDS_HEAD", False)]
+# The weights' own classifier has no classes to permute, and a context from a file is the method that learnt it; their
+# tests are tests/methods/test_own_head.py and tests/test_contexts.py.
+METHODS = [
+    name
+    for name in catalog.names("methods")
+    if not any(hasattr(catalog.plugin("methods", name), need) for need in ("NEEDS_HEAD", "NEEDS_FILE"))
+]
 CLASSES = ("cat", "dog", "small bird", "house", "owl")  # as many as no method has inner features or vectors
 
 
