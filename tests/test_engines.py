@@ -132,6 +132,16 @@ def test_the_cost_of_what_is_to_do_comes_from_like_runs(tmp_path: Path) -> None:
     assert found == sweep.Cost(pytest.approx(2 * record.content["timing"]["seconds"]), known=2, unknown=1)
 
 
+def test_an_engine_that_was_only_looked_at_leaves_nothing_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of ``sweep --dry-run``: a folder for the logs of workers would be collected with a warning."""
+
+    def folder(*_: object) -> None:
+        raise AssertionError("a folder was made before there was a worker")
+
+    monkeypatch.setattr("tempfile.mkdtemp", folder)
+    engines.choose("local", 2)
+
+
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'slurm'"):
         engines.choose("slrum", 1)

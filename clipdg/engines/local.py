@@ -35,7 +35,7 @@ class Local:
     jobs: int = 1
     session: Session | None = None
     _workers: list[_Worker] = field(default_factory=list)
-    _logs: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
+    _logs: tempfile.TemporaryDirectory[str] | None = None  # of the workers, if there are any
 
     def perform(
         self, tasks: Sequence[Task], on_start: Callable[[Task], None] | None = None
@@ -52,7 +52,9 @@ class Local:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
-        self._logs.cleanup()
+        if self._logs is not None:
+            self._logs.cleanup()
+            self._logs = None
 
     def _here(
         self, tasks: Sequence[Task], on_start: Callable[[Task], None] | None
@@ -69,6 +71,7 @@ class Local:
         self, tasks: Sequence[Task], on_start: Callable[[Task], None] | None
     ) -> Generator[tuple[Task, Ended], None, None]:
         waiting = list(reversed(tasks))
+        self._logs = self._logs or tempfile.TemporaryDirectory()
         while len(self._workers) < min(self.jobs, len(tasks)):
             self._workers.append(_Worker(Path(self._logs.name) / f"{len(self._workers)}.log", self.jobs))
         while waiting or any(w.task for w in self._workers):
