@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ class Index:
         self._known: dict[str, tuple[State, dict[str, Any]]] = {}
         self._seen: dict[str, tuple[State, dict[str, Any]]] = {}
         self._new = 0
+        self._shared: dict[bytes, Any] = {}  # canonical text -> the one value in memory
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # then all of it is read again
             self._known = _read(self._path)
 
@@ -47,16 +47,21 @@ class Index:
         self._seen[name] = known
         return known[1]
 
-    def add(self, name: str, state: State, content: Mapping[str, Any]) -> None:
+    def add(self, name: str, state: State, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Know what was read; -> the same content, whose values are those of earlier ones where they are equal."""
+        one = {
+            k: v if k == "evaluations" else self._shared.setdefault(records.canonical(v), v) for k, v in content.items()
+        }
         if max(state[1], state[2]) < time.time_ns() - SETTLED:
-            self._seen[name] = state, dict(content)
+            self._seen[name] = state, one
             self._new += 1
+        return one
 
     def publish(self) -> None:
         """Keep what was read, if that is worth a file; where nothing can be written, it is read again next time."""
         if self._new < WORTH:
             return
-        body = _written(self._seen)
+        body = _written(self._seen, {id(value): text for text, value in self._shared.items()})
         with suppress(StorageError):
             records.publish(self._path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
@@ -65,12 +70,15 @@ def state_of(found: os.stat_result) -> State:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def _written(seen: Mapping[str, tuple[State, dict[str, Any]]]) -> bytes:
-    """Shared values by number; of the evaluations the numbers apart from what they are numbers of."""
+def _written(seen: Mapping[str, tuple[State, dict[str, Any]]], texts: Mapping[int, bytes]) -> bytes:
+    """Shared values by number; of the evaluations the numbers apart from what they are numbers of.
+
+    ``texts``: id -> canonical text, of values that live as long as ``seen``.
+    """
     numbers: dict[bytes, int] = {}
 
     def number(value: object) -> int:
-        return numbers.setdefault(records.canonical(value), len(numbers))
+        return numbers.setdefault(texts.get(id(value)) or records.canonical(value), len(numbers))
 
     rows = []
     for name, (state, content) in seen.items():
@@ -84,26 +92,24 @@ def _written(seen: Mapping[str, tuple[State, dict[str, Any]]]) -> bytes:
     return b"[" + b",".join(numbers) + b"]\n[" + b",".join(rows) + b"]\n"
 
 
-def _metrics(names: list[str], values: Iterator[float | None]) -> dict[str, float | None]:
-    return dict(zip(names, islice(values, len(names)), strict=True))
-
-
 def _read(path: Path) -> dict[str, tuple[State, dict[str, Any]]]:
     """Raises ValueError if the file is not what was written."""
     digest, _, body = path.read_bytes().partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError(f"{path} was altered")
-    first, _, second = body.partition(b"\n")
+    values, _, rows = body.partition(b"\n")
     del body
-    shared = json.loads(first)
+    shared = json.loads(values)
     found = {}
-    for name, state, fields, form, flat in json.loads(second):
+    for name, state, fields, form, flat in json.loads(rows):
         content = {key: shared[number] for key, number in fields.items()}
         if form is not None:
-            values = iter(flat)
-            content["evaluations"] = [
-                {"domain": d, "split": s, "step": step, "num_images": n, "metrics": _metrics(names, values)}
-                for d, s, step, n, names in shared[form]
-            ]
+            evaluations, first = [], 0
+            for d, s, step, n, names in shared[form]:
+                end = first + len(names)
+                metrics = dict(zip(names, flat[first:end], strict=True))
+                evaluations.append({"domain": d, "split": s, "step": step, "num_images": n, "metrics": metrics})
+                first = end
+            content["evaluations"] = evaluations
         found[name] = (state[0], state[1], state[2], state[3]), content
     return found

@@ -80,7 +80,10 @@ FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluation
 
 def canonical(value: object) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8. Raises ValueError on NaN and infinities."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: object) -> str:
@@ -172,14 +175,23 @@ class Record:
     @cached_property
     def group(self) -> str:
         """The same for two records exactly if they differ in the seed and what follows it, and in nothing else."""
+        return digest([self.row, self.content["shift"]])[:16]
+
+    @cached_property
+    def row(self) -> str:
+        """``group`` without the shift: leave-one-out makes one row of several shifts."""
         seeded = self.content["seeded"]
-        kept = {k: v for k, v in identity(self.content["config"]).items() if k not in seeded}
+        kept = {
+            k: v
+            for k, v in _identity(self.settings).items()
+            if k not in seeded and k != "shift" and not k.startswith("shift.")
+        }
         weights = self.content["weights"]
         which = weights["fingerprint"]
         if "backbone.weights" in seeded:
             which = "random" if weights["random"] else weights["provenance"].get("recipe", which)
         data = None if "benchmark.seed" in seeded else self.content["data"]["fingerprint"]
-        return digest([kept, self.content["shift"], which, data])[:16]
+        return digest([kept, None, which, data])[:16]
 
     def bytes(self) -> bytes:
         sealed = {**self.content, "digest": digest(dict(self.content))}
@@ -264,18 +276,18 @@ def read_all(folders: Iterable[Path]) -> tuple[list[Record], list[RecordError]]:
             raise RecordError(f"no folder {folder}; records are looked for in the folder given to --out")
         index = Index(folder)
         for name in sorted(_files(folder), key=lambda name: name.split(os.sep)):
-            path = folder / name
+            path = os.path.join(folder, name)
             try:
-                state = state_of(path.stat())
+                state = state_of(os.stat(path))
                 content = index.content(name, state)
-                record = read(path) if content is None else Record(content)
+                record = read(Path(path)) if content is None else Record(content)
             except OSError as error:
                 errors.append(RecordError(f"{path} cannot be read: {error.strerror or error}"))
             except RecordError as error:
                 errors.append(error)
             else:
                 if content is None:
-                    index.add(name, state, record.content)
+                    record = Record(index.add(name, state, record.content))
                 records.setdefault(record.run_id, record)
         index.publish()
     return list(records.values()), errors
@@ -295,16 +307,22 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        # The common kinds first: to ask whether an int is a Mapping takes as long as all the rest.
+        if value is None or isinstance(value, str | int | float):
+            flat[prefix + key] = value
+        elif isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[prefix + key] = value
     return flat
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings that can change a number."""
-    flat = flatten(config)
+    return _identity(flatten(config))
+
+
+def _identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     later = {**CAME_LATER, **CAME_LATER_IN.get(str(flat.get("method.name")), {})}
     return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in later or v != later[k])}
 

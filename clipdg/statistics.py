@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 
 import numpy as np
 
@@ -27,7 +27,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     assert values, "a mean of nothing"
     if len(values) == 1:
         return values[0], None
-    return fmean(values), stdev(values) / math.sqrt(len(values))
+    mean, n = fmean(values), len(values)
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 def paired_difference(

@@ -294,6 +294,15 @@ def test_an_index_gives_what_the_files_hold(many: Path, monkeypatch: pytest.Monk
     assert [r.content for r in records.read_all([many])[0]] == direct
 
 
+def test_records_share_in_memory_what_they_have_in_common_from_the_first_scan_on(many: Path) -> None:
+    again = records.read_all([many])[0]
+    (many / ".runs" / "records.index").unlink()
+    for found in (records.read_all([many])[0], again):
+        first, *others = (r.content["versions"] for r in found)
+        assert others
+        assert all(other is first for other in others)
+
+
 def test_a_file_that_changed_or_went_is_not_taken_from_the_index(many: Path) -> None:
     path = many / f"{1:016x}.json"
     path.write_bytes(path.read_bytes().replace(b'"dark"', b'"dusk"', 1))  # the size stays

@@ -18,12 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.errors import RecordError
-from clipdg.records import NOT_IDENTITY, Record, digest, read_all
+from clipdg.records import NOT_IDENTITY, Record, digest, flatten, read_all
 from clipdg.report.formats import METRICS, Metric, format_mean
 from clipdg.statistics import mean_and_error, wilson_interval
 
@@ -43,6 +44,8 @@ def seed_values(record: Record) -> tuple[tuple[str, Any], ...]:
 
 def seed_name(record: Record) -> str:
     """``"0"``; ``"0/1"`` where the settings that follow the seed are different numbers; ``"none"`` without a seed."""
+    if record.content["seeded"] == ["seed"] and isinstance(seed := record.settings.get("seed"), int):
+        return str(seed)
     values = dict.fromkeys(str(v) for k, v in sorted(seed_values(record), key=_seed_first) if isinstance(v, int))
     return "/".join(values) or "none"
 
@@ -54,17 +57,19 @@ def role(record: Record, domain: str) -> Literal["source", "target", "other"]:
 
 def reported_split(record: Record, domain: str) -> str | None:
     """The split that counts: "test" if there, else "out" of a source and "all" of a target; None if none is there."""
-    there = {e["split"] for e in record.evaluations if e["domain"] == domain}
-    wanted = ("test", "out" if role(record, domain) == "source" else "all")
-    return next((split for split in wanted if split in there), None)
+    there = {e["split"] for e in record.content["evaluations"] if e["domain"] == domain}
+    if "test" in there:
+        return "test"
+    wanted = "out" if role(record, domain) == "source" else "all"
+    return wanted if wanted in there else None
 
 
 def reported(record: Record, domain: str) -> Mapping[str, Any] | None:
     """The evaluation that counts: the last step on the reported split; None if there is none."""
     split = reported_split(record, domain)
     found = [e for e in record.evaluations if e["domain"] == domain and e["split"] == split]
-    if not found:
-        return None
+    if len(found) < 2:
+        return found[0] if found else None
     last = max(found, key=_step)
     if sum(_step(e) == _step(last) for e in found) > 1:
         raise RecordError(
@@ -234,17 +239,16 @@ def describe_shifts(study: Study) -> str:
 def _study_key(record: Record) -> str:
     seeded, shift = record.content["seeded"], record.content["shift"]
     left_out = (*seeded, *NOT_IDENTITY)
-    flat = record.settings
-    settings = {k: v for k, v in flat.items() if k.startswith("benchmark.") and k not in left_out}
+    own = flatten({"benchmark": record.content["config"]["benchmark"]})
+    settings = {k: v for k, v in own.items() if k not in left_out and k != "benchmark"}
     data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
     family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
     return digest([benchmark_name(record), settings, data, family])
 
 
 def _row_key(record: Record) -> str:
-    """Record.group without the shift: leave-one-out makes one row of several shifts."""
-    config = {k: v for k, v in record.content["config"].items() if k != "shift"}
-    return Record({**record.content, "config": config, "shift": None}).group
+    """What the records of one row share: they differ in the seed and the shift, and in nothing else."""
+    return record.row
 
 
 def _study(records: list[Record]) -> Study:
@@ -255,11 +259,6 @@ def _study(records: list[Record]) -> Study:
         if key in runs:
             raise RecordError(_twice(runs[key], record))
         runs[key] = record
-    # A mean is over records that differ in the seed and in nothing else: asserted here, once, for all tables.
-    for runs in grouped.values():
-        for name in {shift for shift, _ in runs}:
-            assert len({r.group for (shift, _), r in runs.items() if shift == name}) == 1
-
     # The benchmark's own order of domains if the records agree on it, else the alphabet's.
     orders = {tuple(r.content["data"]["num_images"]) for r in records}
     order = list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
@@ -392,9 +391,10 @@ def _named(config: Mapping[str, Any], key: str) -> str:
     return str(value["name"] if isinstance(value, Mapping) else value)
 
 
-def natural(text: str) -> list[tuple[int, int, str]]:
+@lru_cache(10_000)  # of thousands of runs there are few seeds
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which ``"4 shots"`` comes before ``"16 shots"``."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in re.split(r"([0-9]+)", text) if p]
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in re.split(r"([0-9]+)", text) if p)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,18 +413,20 @@ class Cell:
     def n(self) -> int:
         return len(self.values)
 
-    @cached_property
+    @property
     def summary(self) -> tuple[float | None, float | None]:
-        """Mean and standard error over the seeds; both None if a seed is missing."""
-        return mean_and_error(list(self.values.values())) if self.n == self.expected else (None, None)
+        """Mean and standard error."""
+        return self.mean, self.error
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
-        return self.summary[0]
+        """Over the seeds; None if one is missing."""
+        return fmean(self.values.values()) if self.n == self.expected else None
 
-    @property
+    @cached_property
     def error(self) -> float | None:
-        return self.summary[1]
+        """The mean's standard error over the seeds; None if one is missing or there is one only."""
+        return mean_and_error(list(self.values.values()))[1] if self.n == self.expected else None
 
 
 @dataclass(frozen=True)
