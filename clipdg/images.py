@@ -29,7 +29,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from clipdg.core import Preprocessing
@@ -279,4 +279,6 @@ def _kind(head: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
+        return "its header is broken"
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,8 +1,8 @@
 """A list of images that are left out: the only way in which an image is not used, and it ends up in the record.
 
-One image a line, "domain/id" as messages and records call it; empty lines and what follows " #" are for people. No
-image ever takes another's place. With fewer images, DomainBed's seeded holdout is another one; the list is applied
-before it.
+One image a line, "domain/id" as messages and records call it; empty lines, lines that begin with "#" and what follows
+" # " are for people. No image ever takes another's place. With fewer images, DomainBed's seeded holdout is another one;
+the list is applied before it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read(file: Path) -> tuple[str, ...]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"benchmark.skip: cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    names = [line.split(" #")[0].strip() for line in lines if not line.lstrip().startswith("#")]
+    names = [line.split(" # ")[0].strip() for line in lines if not line.lstrip().startswith("#")]
     names = [name for name in names if name]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -238,8 +238,8 @@ def test_a_list_must_name_what_there_is(root: Path, name: str, reason: str) -> N
 
 def test_a_list_has_comments_and_names_nothing_twice(tmp_path: Path) -> None:
     file = tmp_path / "skip.txt"
-    file.write_text("# cut files\nphoto/dog/1.png\n\nphoto/a b/2.png # empty\n")
-    assert skipping.read(file) == ("photo/dog/1.png", "photo/a b/2.png")
+    file.write_text("# cut files\nphoto/dog/1.png\n\nphoto/a b/2.png # empty\nphoto/dog/Image #3.png\n")
+    assert skipping.read(file) == ("photo/dog/1.png", "photo/a b/2.png", "photo/dog/Image #3.png")
     file.write_text("photo/dog/1.png\nphoto/dog/1.png\n")
     with pytest.raises(ConfigError, match="twice"):
         skipping.read(file)

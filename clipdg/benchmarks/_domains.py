@@ -263,6 +263,7 @@ def _from_paths(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]],
     found: dict[str, list[_Image]] = {member.name: [] for member in data.members}
     outside: list[str] = []
     unknown: Counter[str] = Counter()
+    seen: dict[tuple[str, int, str, str], str] = {}
     numbered = False
     for row, path in enumerate(table.column("path")):
         parts = str(path).split("/")
@@ -280,14 +281,21 @@ def _from_paths(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]],
         if label is None:
             unknown["/".join(parts[at : at + 2] if rest else parts[at:])] += 1
             continue
-        found[domain].append(_Image(row, label, "/".join([*rest[1:], parts[-1]]), part))
+        image = _Image(row, label, "/".join([*rest[1:], parts[-1]]), part)
+        first = seen.setdefault((domain, label, image.name, part), str(path))
+        if first != path:
+            raise DataError(
+                f"{data.name}: {table.where} holds the data set more than once: {first} and {path} are the same image "
+                f"of domain '{domain}'; give one copy as benchmark.root"
+            )
+        found[domain].append(image)
     if unknown:
         raise DataError(_unknown(data, "class", sorted(unknown), table.where))
     remarks = []
     if outside and any(found.values()):
-        remarks.append(
-            f"{len(outside):,} images lie outside the domains' folders and are left out, such as {outside[0]}."
-        )
+        noun = "image lies" if len(outside) == 1 else "images lie"
+        left = "is left out" if len(outside) == 1 else "are left out, such as"
+        remarks.append(f"{len(outside):,} {noun} outside the domains' folders and {left}: {outside[0]}.")
     return found, numbered, remarks
 
 

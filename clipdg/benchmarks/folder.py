@@ -26,7 +26,7 @@ from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
 from clipdg.core import Benchmark, Domain
 from clipdg.errors import ConfigError, DataError
 from clipdg.rows import FolderTable, TableRows
-from clipdg.rows.folder import folders, open_folder
+from clipdg.rows.folder import folders, open_folder, strays
 
 LAYOUT = "DIR/domain/class/image.jpg"
 
@@ -63,7 +63,7 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
         name: Domain(name, _rows(table, name, class_folders), noun=config.nouns.get(name, spaced(name)))
         for name in domains
     }
-    return Benchmark("folder", classes, opened, all_shifts, tuple(config.templates))
+    return Benchmark("folder", classes, opened, all_shifts, tuple(config.templates), notes=_left_out(base, domains))
 
 
 def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
@@ -102,6 +102,17 @@ def _classes(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
     if len(classes[first]) == 1:
         raise DataError(f"{root} has one class, '{classes[first][0]}'; a classifier needs at least two")
     return classes[first]
+
+
+def _left_out(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
+    """In words, which images have no class's folder above them."""
+    found = strays(root) + [f"{domain}/{name}" for domain in domains for name in strays(root / domain)]
+    if not found:
+        return ()
+    verbs = ("image lies", "is") if len(found) == 1 else ("images lie", "are")
+    more = ", …" if len(found) > 3 else ""
+    shown = f"{', '.join(found[:3])}{more}"
+    return (f"{len(found):,} {verbs[0]} in no class's folder and {verbs[1]} left out: {shown}.",)
 
 
 def _class_names(folders: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:

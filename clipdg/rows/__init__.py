@@ -28,7 +28,7 @@ def open_table(root: str | Path | None, hub: Hub | None = None) -> Table:
     """The table in ``root``: a folder of image files, a folder of save_to_disk, parquet files, webdataset shards.
 
     Without ``root`` it is the repository ``hub``. With both, ``root`` is a copy of it, and of ``hub`` only its config,
-    split and files are used.
+    split and files are used; of what save_to_disk wrote, files of no named split are those of all splits.
 
     Raises:
         ConfigError: nothing is there, or neither is given.
@@ -45,7 +45,7 @@ def open_table(root: str | Path | None, hub: Hub | None = None) -> Table:
     kind = _kind(place)
     split = hub.split if hub else None
     if kind == "saved":
-        return arrow.open_saved(place, split)
+        return arrow.open_saved(place, split, joined=hub is not None and bool(hub.data_files))
     if kind == "folder":
         return folder.open_folder(place)
     files = _files_of(place, hub or Hub(place.name), kind)

@@ -83,8 +83,8 @@ class ArrowTable:
         return paths(self._cells)
 
 
-def open_saved(folder: Path, split: str | None) -> ArrowTable:
-    """A data set that ``save_to_disk`` wrote, or one split of it."""
+def open_saved(folder: Path, split: str | None, *, joined: bool = False) -> ArrowTable:
+    """A data set that ``save_to_disk`` wrote, or one split of it, or all of them ``joined``."""
     import datasets
 
     try:
@@ -92,7 +92,12 @@ def open_saved(folder: Path, split: str | None) -> ArrowTable:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder} cannot be opened as a saved data set: {first_line(error)}") from error
     where = str(folder)
-    if isinstance(found, datasets.DatasetDict):
+    if isinstance(found, datasets.DatasetDict) and joined and split is None:
+        try:
+            found = datasets.concatenate_datasets(list(found.values()))
+        except ValueError as error:  # other columns, or the same labels under other names
+            raise DataError(f"{where}: its splits cannot be joined: {first_line(error)}") from error
+    elif isinstance(found, datasets.DatasetDict):
         split = one_split(found, split, where)
         found, where = found[split], f"{where}, split {split}"
     return ArrowTable(found, where, [Path(file["filename"]) for file in found.cache_files])

@@ -123,7 +123,8 @@ def open_folder(root: Path, below: Sequence[str] = ("",)) -> FolderTable:
     Every file's first bytes are looked at, none is decoded; within ``unlooked``, not even these.
 
     Raises:
-        DataError: a file that is no image, a name that is not UTF-8, a link in a circle; no image at all.
+        DataError: a file that is no image, a pipe, a name that is not UTF-8 or breaks a line, a link in a circle; no
+            image at all.
     """
     files = [f"{sub}/{name}".lstrip("/") for top in below for sub, name in sorted(_files(root / top, top, ()))]
     if not files:
@@ -197,6 +198,15 @@ def folders(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def strays(path: Path) -> list[str]:
+    """The names of the images that lie in a folder itself, sorted."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if not _is_ignored(e.name) and _is_image(e.name) and e.is_file())
+    except OSError as error:
+        raise cannot_be_read(path, error) from error
+
+
 def in_threads(call: Callable[[Item], Result], items: Sequence[Item], chunk: int = _CHUNK) -> list[Result]:
     """``call`` of each, in order: what waits for a disk or hashes goes on in other threads, ``chunk`` at a time."""
     chunks = [items[i : i + chunk] for i in range(0, len(items), chunk)]
@@ -208,6 +218,10 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in images.ENDINGS
+
+
 def _check_name(path: Path, name: str) -> None:
     try:
         name.encode()
@@ -215,6 +229,11 @@ def _check_name(path: Path, name: str) -> None:
         raise DataError(
             f"a name in {path} is not UTF-8: {os.fsencode(name)!r}; rename it, for ids are written as text"
         ) from None
+    if not name.isprintable() and any(ord(character) < 32 for character in name):
+        raise DataError(
+            f"a name in {path} has a line break or another control character: {name!r}; rename it, for lists of ids "
+            "have one a line"
+        )
 
 
 def _files(path: Path, sub: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -234,6 +253,8 @@ def _files(path: Path, sub: str, above: tuple[str, ...]) -> Iterator[tuple[str, 
                     below.append(name)
                 elif ending in images.ENDINGS:
                     _check_name(path, name)
+                    if not entry.is_file() and os.path.exists(path / name):
+                        raise DataError(f"{path / name} is a pipe or a device and no file; remove it")
                     yield sub, name
                 elif ending in NOT_READ:
                     raise DataError(

@@ -221,6 +221,19 @@ def test_a_copy_in_two_splits_is_read_whole(tmp_path: Path) -> None:
     assert len(opened("pacs", tmp_path).domains["photo"].rows) == 14
 
 
+def test_a_saved_copy_in_two_splits_is_read_whole(tmp_path: Path) -> None:
+    import datasets
+
+    chosen = domain_sets.samples(pacs.PACS, 2)
+    expected = content(opened("pacs", domain_sets.tree(tmp_path / "tree", chosen)))
+    parts = {
+        split: datasets.load_from_disk(str(domain_sets.saved(tmp_path / split, part, list(pacs.PACS.classes))))
+        for split, part in (("train", chosen[::2]), ("test", chosen[1::2]))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
+    assert content(opened("pacs", tmp_path / "both")) == expected
+
+
 def test_a_copy_without_file_names_says_that_the_split_is_not_domainbeds(tmp_path: Path) -> None:
     chosen = domain_sets.samples(pacs.PACS, 2)
     root = domain_sets.parquet(tmp_path, chosen[::-1], list(pacs.PACS.classes), None, named=False)
@@ -272,7 +285,18 @@ def test_a_class_or_domain_that_is_unknown_or_missing_is_named(tmp_path: Path) -
 
 def test_images_outside_the_domains_are_remarked(tmp_path: Path) -> None:
     root = domain_sets.tree(tmp_path, [*domain_sets.samples(pacs.PACS, 1), Sample("sketches", "dog", "1.png")])
-    assert any("1 images lie outside" in note and "sketches/dog/1.png" in note for note in opened("pacs", root).notes)
+    notes = opened("pacs", root).notes
+    assert "1 image lies outside the domains' folders and is left out: sketches/dog/1.png." in notes
+
+
+def test_two_copies_below_one_root_are_refused_and_not_read_as_one(tmp_path: Path) -> None:
+    chosen = domain_sets.samples(pacs.PACS, 2)
+    for copy in ("kfold", "old"):
+        domain_sets.tree(tmp_path / "copies" / copy, chosen, litter=False)
+    message = refusal("pacs", tmp_path / "copies")
+    assert "kfold/art_painting/dog/pic_000.png and old/art_painting/dog/pic_000.png are the same image" in message
+    root = domain_sets.tree(tmp_path / "names", [*chosen, *(s._replace(domain="P") for s in chosen if s[0] == "photo")])
+    assert "P/dog/pic_000.png and photo/dog/pic_000.png are the same image of domain 'photo'" in refusal("pacs", root)
 
 
 # Dassl's protocol

@@ -215,6 +215,26 @@ def test_names_that_are_not_utf8_are_refused(pacs: Path) -> None:
     assert "not UTF-8" in refused(pacs)
 
 
+def test_names_that_break_a_line_are_refused(pacs: Path) -> None:
+    put(pacs / "photo" / "dog", "a\nb.png")
+    assert "control character: 'a\\nb.png'" in refused(pacs)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(pacs: Path) -> None:
+    os.mkfifo(pacs / "photo" / "dog" / "2.png")
+    assert "2.png is a pipe or a device" in refused(pacs)
+
+
+def test_images_outside_the_class_folders_are_noted(pacs: Path) -> None:
+    assert folder.build(Config(), pacs).notes == ()
+    put(pacs / "photo", "all.png")
+    assert folder.build(Config(), pacs).notes == ("1 image lies in no class's folder and is left out: photo/all.png.",)
+    put(pacs, "a.png")
+    put(pacs, "b.png")
+    [note] = folder.build(Config(), pacs).notes
+    assert note == "3 images lie in no class's folder and are left out: a.png, b.png, photo/all.png."
+
+
 def test_thousands_of_files_open_at_once(tmp_path: Path) -> None:
     # 100,000 files are to open in seconds: 4,000 in less than one, on a machine that does other things as well
     for domain in "ab":

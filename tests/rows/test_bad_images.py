@@ -67,7 +67,7 @@ KINDS: dict[str, tuple[bytes, str | None]] = {
     "a JPEG cut by 200 bytes": (JPEG[:-200], "is cut or broken"),
     "a JPEG cut by 2 bytes": (JPEG[:-2], "is cut or broken"),
     "a PNG cut by half": (PNG[: len(PNG) // 2], "is cut or broken"),
-    "a PNG with a broken header": (PNG[:20] + b"\xff" + PNG[21:], "cannot be read as an image"),
+    "a PNG with a broken header": (PNG[:20] + b"\xff" + PNG[21:], "cannot be read as an image: its header is broken$"),
     "a PNG with broken pixels": (PNG[:100] + b"\xff\xff\xff" + PNG[103:], "is cut or broken"),
     "a WebP cut by half": (WEBP[: len(WEBP) // 2], "is cut or broken|cannot be read as an image"),
     # D4
