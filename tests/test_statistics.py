@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -95,6 +96,36 @@ def test_a_comparison_does_not_depend_on_the_order_of_the_images() -> None:
     first, second = rng.random(100) < 0.8, rng.random(100) < 0.7
     order = rng.permutation(100)
     assert compare(first, second) == compare(first[order], second[order])
+
+
+def test_exchanging_images_with_all_their_seeds_by_counting_every_exchange() -> None:
+    # Three seeds, four images: balances 3, 1, -1, 2; of the 16 sign patterns count those as far from zero as 5.
+    first = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]], dtype=bool)
+    second = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]], dtype=bool)
+    balance = first.sum(axis=0) - second.sum(axis=0)
+    assert balance.tolist() == [3, 1, -1, 2]
+    sums = [sum(s * b for s, b in zip(signs, balance, strict=True)) for signs in itertools.product((1, -1), repeat=4)]
+    expected = sum(abs(s) >= 5 for s in sums) / 16
+    found = compare(first, second)
+    assert found.p == pytest.approx(expected)
+    assert (found.num_images, found.difference) == (4, pytest.approx(5 / 12))
+
+
+def test_three_seeds_with_the_same_answers_are_no_more_images_than_one() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.random(200) < 0.8, rng.random(200) < 0.7
+    one, three = compare(first, second), compare(np.stack([first] * 3), np.stack([second] * 3))
+    assert (three.p, three.low, three.high) == pytest.approx((one.p, one.low, one.high))
+
+
+def test_one_seed_is_mcnemars_exact_test() -> None:
+    from scipy.stats import binomtest
+
+    rng = np.random.default_rng(4)
+    for num in (10, 500, 5000):
+        first, second = rng.random(num) < 0.8, rng.random(num) < 0.78
+        found = compare(first, second)
+        assert found.p == pytest.approx(binomtest(found.only_first, found.only_first + found.only_second).pvalue)
 
 
 def test_holm_by_hand() -> None:

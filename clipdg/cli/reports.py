@@ -23,6 +23,9 @@ def report(
     protocol: Annotated[
         str | None, typer.Option("--protocol", help="domainbed: its tables, by its three selection criteria.")
     ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The row that others are compared with; by default the highest.")
+    ] = None,
     incomplete: Annotated[
         bool, typer.Option("--incomplete", help="With --protocol: means over the runs that are there.")
     ] = False,
@@ -41,17 +44,17 @@ def report(
     if folders and protocol:
         _write_protocol(folders, out, incomplete)
     elif folders:
-        say(f"Open {write_report(folders, out)} in a browser.")
+        say(f"Open {write_report(folders, out, baseline)} in a browser.")
     if published:
         from clipdg.report.published_page import write_published
 
         say(f"Open {write_published(out / 'published' if folders else out)} in a browser.")
 
 
-def write_report(folders: list[Path], out: Path) -> Path:
+def write_report(folders: list[Path], out: Path, baseline: str | None = None) -> Path:
     from clipdg.report.page import write_report
 
-    written = write_report(folders, out)
+    written = write_report(folders, out, baseline)
     for problem in written.problems:
         say(f"clipdg: left out: {problem}")
     if written.problems:

@@ -109,7 +109,7 @@ def accuracy(table: Table, narrow: bool = False) -> Figure:
         shown = [*table.domains, next(c for c in table.columns if c.key == "shifted")]
         columns = 2 if narrow else {5: 5, 6: 3, 9: 3}.get(len(shown), min(4, len(shown)))
         num_rows = math.ceil(len(shown) / columns)
-        labels = [_wrap(r.label, 18 if narrow else 30) for r in table.rows]
+        labels = [wrap(r.label, 18 if narrow else 30) for r in table.rows]
         margin = 0.15 + 0.066 * max(len(line) for label in labels for line in label.split("\n"))  # inches
         pitch = 0.29 if any("\n" in label for label in labels) else 0.18
         panel = (3.75 - margin - 0.1) / 2 if narrow else max(1.3, (8.6 - margin) / max(columns, 4))
@@ -146,7 +146,7 @@ def _panel(axes: Axes, table: Table, column: Column, low: float, high: float, na
     axes.spines["bottom"].set_visible(False)
     colour, marker = _look(column)
     name = "mean of targets" if column.role == "average" else column.head
-    axes.set_title(_wrap(name, 22), loc="left", fontsize=8.5, fontweight="bold", color=colour, pad=5)
+    axes.set_title(wrap(name, 22), loc="left", fontsize=8.5, fontweight="bold", color=colour, pad=5)
     if column.role == "source":
         axes.set_title("source", loc="right", fontsize=7, color=SOFT, pad=5)
     for y, row in enumerate(table.rows):
@@ -168,8 +168,7 @@ def source_vs_shift(table: Table, narrow: bool = False) -> Figure:
         from matplotlib.figure import Figure
 
         points = [r for r in table.rows if r.cells["source"].mean is not None and r.cells["shifted"].mean is not None]
-        wrap = 20 if narrow else 30
-        names = [_wrap(r.label, wrap) for r in points]
+        names = [wrap(r.label, 20 if narrow else 30) for r in points]
         names_width = 0.3 + size / 8 * 0.066 * max((len(line) for n in names for line in n.split("\n")), default=0)
         side = min(width - 0.55 - names_width, 3.8)
         width = side + 0.55 + names_width
@@ -306,7 +305,7 @@ def _ticks(low: float, high: float, times: int = 1) -> Locator:
     return MultipleLocator(times * (25 if high - low > 60 else 20 if high - low > 30 else 10))
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
     """At most two lines of ``width`` characters, broken at a space; what does not fit ends in an ellipsis."""
     if len(text) <= width:
         return text

@@ -65,16 +65,21 @@ def singles_csv(found: Sequence[Single]) -> str:
 
 
 def to_csv(t: Table) -> str:
-    """Full precision, fractions (nll in nats): for each column the mean, ``_se`` over seeds, ``_n`` seeds of it."""
+    """Full precision, fractions (nll in nats): for each column the mean, ``_se`` over seeds, Student's 95 % interval
+    over seeds ``_t95_low`` and ``_t95_high``, and ``_n`` seeds of it.
+    """
     head = ["method", "seeds"]
     for c in t.columns:
-        head += [c.head, f"{c.head}_se", f"{c.head}_n"] + ([f"{c.head}_name"] if c.key == "worst" else [])
+        head += [c.head, *(f"{c.head}_{x}" for x in ("se", "t95_low", "t95_high", "n"))] + (
+            [f"{c.head}_name"] if c.key == "worst" else []
+        )
     lines = []
     for row in t.rows:
         line: list[object] = [row.label, len(row.seeds)]
         for c in t.columns:
             cell = row.cells[c.key]
-            line += ["" if x is None else round(x, 10) for x in cell.summary] + [cell.n]
+            low, high = cell.interval or (None, None)
+            line += ["" if x is None else round(x, 10) for x in (*cell.summary, low, high)] + [cell.n]
             line += [cell.note] if c.key == "worst" else []
         lines.append(line)
     return csv_text([head, *lines])
@@ -89,6 +94,7 @@ def to_markdown(t: Table) -> str:
         for c in t.columns:
             text, mark = t.text(row, c), t.marks.get((row.label, c.key))
             text = f"**{text}**" if mark == "best" else f"*{text}*" if mark == "second" else text
+            text += " †" if (row.label, c.key) in t.differs else ""
             note = row.cells[c.key].note
             cells.append(f"{text} ({escape_markdown(note)})" if note else text)
         lines.append(f"| {escape_markdown(row.label)} | {len(row.seeds)} | " + " | ".join(cells) + " |")
@@ -117,6 +123,9 @@ def to_latex(t: Table, caption: str, label: str) -> str:
             mark = t.marks.get((row.label, c.key))
             mean = escape_latex(mean)
             mean = f"\\textbf{{{mean}}}" if mark == "best" else f"\\underline{{{mean}}}" if mark == "second" else mean
+            if any(key == c.key for _, key in t.differs) and mean:
+                dagger = "$^{\\dagger}$"
+                mean += dagger if (row.label, c.key) in t.differs else f"\\phantom{{{dagger}}}"
             if width and mean:
                 zeros = "0" * (width - len(error))
                 pad = f"\\phantom{{{zeros}}}" if zeros else ""
@@ -131,7 +140,8 @@ def to_latex(t: Table, caption: str, label: str) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "√": r"$\surd$", "×": r"$\times$", "…": r"\dots{}", "–": "--",
+    "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "√": r"$\surd$", "†": r"$\dagger$",
+    "×": r"$\times$", "…": r"\dots{}", "–": "--",
 }  # fmt: skip
 
 

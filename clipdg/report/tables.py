@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clipdg.errors import RecordError
 from clipdg.records import NOT_IDENTITY, Record, digest, flatten, read_all
 from clipdg.report.formats import METRICS, Metric, format_mean
-from clipdg.statistics import mean_and_error, wilson_interval
+from clipdg.statistics import mean_and_error, student_interval, wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +246,7 @@ def _study_key(record: Record) -> str:
     return digest([benchmark_name(record), settings, data, family])
 
 
-def _row_key(record: Record) -> str:
+def row_key(record: Record) -> str:
     """What the records of one row share: they differ in the seed and the shift, and in nothing else."""
     return record.row
 
@@ -254,7 +254,7 @@ def _row_key(record: Record) -> str:
 def _study(records: list[Record]) -> Study:
     grouped: dict[str, dict[tuple[str, Any], Record]] = {}
     for record in sorted(records, key=lambda r: r.run_id):
-        runs = grouped.setdefault(_row_key(record), {})
+        runs = grouped.setdefault(row_key(record), {})
         key = (record.content["shift"]["name"], seed_name(record))
         if key in runs:
             raise RecordError(_twice(runs[key], record))
@@ -428,6 +428,11 @@ class Cell:
         """The mean's standard error over the seeds; None if one is missing or there is one only."""
         return mean_and_error(list(self.values.values()))[1] if self.n == self.expected else None
 
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's 95 % interval of the mean over seeds; None where there is no error."""
+        return None if self.error is None else student_interval(list(self.values.values()))
+
 
 @dataclass(frozen=True)
 class Column:
@@ -453,13 +458,12 @@ class Table:
     rows: tuple[Row, ...]
     compared: tuple[str, ...]  # labels of the rows among which best and second best are marked
     marks: Mapping[tuple[str, str], Literal["best", "second"]] = field(default_factory=dict)  # (label, column key)
+    differs: frozenset[tuple[str, str]] = frozenset()  # (label, column key) of cells marked † (comparisons.py)
 
     def only(self, keys: Iterable[str]) -> Table:
         """The same table with fewer columns."""
         wanted = set(keys)
-        return Table(
-            self.metric, tuple(c for c in self.columns if c.key in wanted), self.rows, self.compared, self.marks
-        )
+        return replace(self, columns=tuple(c for c in self.columns if c.key in wanted))
 
     @property
     def domains(self) -> tuple[Column, ...]:

@@ -89,6 +89,7 @@ def test_the_files_of_a_report(publish: Publish, tmp_path: Path) -> None:
         *(f"tables/miniatures-{m}.{x}" for m in metrics for x in ("csv", "tex")),
         "tables/miniatures-summary.tex",
         "tables/miniatures-single-runs.csv",
+        *(f"tables/miniatures-costs.{x}" for x in ("csv", "tex")),
     }
     assert files(tmp_path / "out")["figures/miniatures-domains.png"] == PNG
     assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in (tmp_path / "out" / "report.html").read_text()
@@ -192,8 +193,9 @@ def test_every_caption_says_what_the_spread_is_and_how_many_seeds(publish: Publi
     page = write_report([publish(miniatures())], tmp_path / "out").path.read_text()
     captions = re.findall(r'<p class="caption">(.*?)</p>|<figcaption>(.*?)</figcaption>', page, re.S)
     texts = [a or b for a, b in captions]
-    assert len(texts) == 6  # three tables, two figures, the single runs
-    for text in texts[:-1]:
+    assert len(texts) == 7  # three tables, two figures, the costs, the single runs
+    assert texts[5].startswith("Median over a row&#39;s runs, [lowest, highest]")
+    for text in texts[:-2]:
         assert "standard error" in text
         assert "1 to 3 seeds a row" in text
         assert "600 test images" in text
