@@ -43,6 +43,7 @@ class Checkpoint:
     step: int
     accuracies: Mapping[tuple[str, str], float]  # (domain, split) -> top-1
     run_id: str = ""
+    eval_only: tuple[str, ...] = ()  # domains on which nothing may be chosen, by their licence (ObjectNet)
 
     def accuracy(self, domain: str, splits: Sequence[str]) -> float | None:
         """On the first of ``splits`` that the domain has."""
@@ -69,12 +70,18 @@ def select(checkpoints: Iterable[Checkpoint], target: str, criterion: Criterion)
 
     None if no draw has what the criterion needs.
 
-    Raises RecordError if two runs are the same draw of the same targets.
+    Raises RecordError if two runs are the same draw of the same targets, or if the criterion would choose on a domain
+    whose licence forbids it.
     """
     by_draw: dict[int, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         if target in checkpoint.targets:
             by_draw.setdefault(checkpoint.draw, []).append(checkpoint)
+    if forbidden := barred((c for draw in by_draw.values() for c in draw), target, criterion):
+        raise RecordError(
+            f"{forbidden[0]} is for evaluation only: its licence forbids to choose anything on it, as "
+            f"{CRITERIA[criterion]} does"
+        )
     best: Choice | None = None
     for draw in sorted(by_draw):
         _check_once(by_draw[draw])
@@ -82,6 +89,19 @@ def select(checkpoints: Iterable[Checkpoint], target: str, criterion: Criterion)
         if found is not None and (best is None or found.value >= best.value):
             best = found
     return best
+
+
+def barred(checkpoints: Iterable[Checkpoint], target: str, criterion: Criterion) -> list[str]:
+    """The domains on which the criterion would choose, and which are for evaluation only; sorted."""
+    found: set[str] = set()
+    for c in checkpoints:
+        if target not in c.targets:
+            continue
+        if criterion == "oracle":
+            found |= {target} & set(c.eval_only)
+        else:
+            found |= set(c.eval_only) - (set(c.targets) if criterion == "training" else {target})
+    return sorted(found)
 
 
 def _training(checkpoints: Sequence[Checkpoint], target: str) -> Choice | None:
@@ -174,6 +194,7 @@ def checkpoints_of(record: Record) -> list[Checkpoint]:
             step,
             accuracies,
             record.run_id,
+            tuple(content["data"].get("eval_only") or ()),
         )
         for step, accuracies in sorted(by_step.items())
     ]

@@ -18,9 +18,11 @@ class Source:
 
     ``hubs``: its parts on the hub; none where nothing there can be relied on. ``terms``: what one agrees to, shown
     before a download. ``steps``: sentences that say where it is otherwise and what the folder must look like.
+    ``gated``: the hub gives it only to those who accepted its terms there.
     """
 
     name: str
     hubs: tuple[Hub, ...] = ()
     terms: str = ""
     steps: str = ""
+    gated: bool = False

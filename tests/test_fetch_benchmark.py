@@ -12,7 +12,8 @@ from data import domain_sets
 
 from clipdg import catalog, cli, fetch
 from clipdg.benchmarks import colored_mnist
-from clipdg.errors import ConfigError
+from clipdg.errors import ConfigError, NetworkError
+from clipdg.sources import Source
 
 LOCAL_ONLY = ("terra_incognita", "vlcs")
 
@@ -67,6 +68,49 @@ def test_where_nothing_can_be_downloaded_the_steps_are_printed(call, name: str) 
     assert "benchmark.root=DIR" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert err.endswith("must be fetched by hand, as said above\n")
+
+
+def test_open_sets_are_fetched_whatever_the_gated_ones_say(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    asked = []
+
+    def fetch_source(source: Source, say: object) -> None:
+        asked.append(source.name)
+        if source.gated:
+            raise ConfigError(f"{source.hubs[0].repository} is only for those who accepted its terms")
+
+    monkeypatch.setattr(fetch, "fetch_source", fetch_source)
+    code, shown, err = call("fetch", "benchmark", "imagenet")
+    assert code == ConfigError.exit_code
+    gated = ["ImageNet-1k val", "ObjectNet"]
+    assert asked[-2:] == gated
+    assert set(asked[:-2]) == {"ImageNet-V2 matched-frequency", *(f"ImageNet-{x}" for x in ("Sketch", "A", "R", "C"))}
+    said = " ".join(shown.split())
+    assert "accept the terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k and set HF_TOKEN" in said
+    assert "Its train, some 140 GB, is not fetched here" in said
+    last = err.splitlines()[-1]
+    assert last.startswith(
+        "clipdg: imagenet: could not be fetched, as said above: ImageNet-1k val, ObjectNet; here are"
+    )
+    assert "ImageNet-Sketch" in last
+    assert "ImageNet-C" not in last  # nothing of it was downloaded
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_network_that_is_down_is_asked_once_and_not_for_every_set(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    asked = []
+
+    def fetch_source(source: Source, say: object) -> None:
+        asked.append(source.name)
+        raise NetworkError("no connection")
+
+    monkeypatch.setattr(fetch, "fetch_source", fetch_source)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert call("fetch", "benchmark", "imagenet")[0] == NetworkError.exit_code
+    assert len(asked) == 1
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # what is here is told from what is not
+    asked.clear()
+    assert call("fetch", "benchmark", "imagenet")[0] == NetworkError.exit_code
+    assert len(asked) == 7
 
 
 def test_a_benchmark_that_is_drawn_needs_no_download(call) -> None:  # type: ignore[no-untyped-def]

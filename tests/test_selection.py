@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from clipdg.errors import RecordError
-from clipdg.selection import Checkpoint, select
+from clipdg.selection import Checkpoint, Criterion, select
 
 DOMAINS = ("A", "C", "P")
 
@@ -59,6 +60,23 @@ def test_the_oracle_looks_at_the_last_step_only() -> None:
     choice = select(runs, "A", "oracle")
     assert choice is not None
     assert (choice.draw, choice.step, choice.test, choice.value) == (0, 300, 0.5, 0.40)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "target", "refused"),
+    [("oracle", "P", True), ("oracle", "A", False), ("training", "P", False), ("loo", "P", False), ("loo", "A", True)],
+)
+def test_nothing_is_chosen_on_a_domain_that_is_for_evaluation_only(
+    criterion: Criterion, target: str, refused: bool
+) -> None:
+    even = {d: (0.5, 0.5) for d in DOMAINS}
+    held_out = [*((d,) for d in DOMAINS), *itertools.combinations(DOMAINS, 2)]
+    runs = [replace(checkpoint(t, even), eval_only=("P",)) for t in held_out if criterion == "loo" or len(t) == 1]
+    if not refused:
+        assert select(runs, target, criterion) is not None
+        return
+    with pytest.raises(RecordError, match="P is for evaluation only: its licence forbids to choose anything on it"):
+        select(runs, target, criterion)
 
 
 def test_leave_one_out_needs_every_pair() -> None:

@@ -23,7 +23,7 @@ from clipdg.errors import RecordError
 from clipdg.records import Record, publish
 from clipdg.report import formats, html
 from clipdg.report.tables import natural
-from clipdg.selection import CRITERIA, Checkpoint, Choice, Criterion, checkpoints_of, select
+from clipdg.selection import CRITERIA, Checkpoint, Choice, Criterion, barred, checkpoints_of, select
 
 SPREAD = "Mean over trials ± standard error as DomainBed computes it (standard deviation with ddof 0, / √n)"
 FOOTER = (
@@ -124,6 +124,8 @@ def protocol(records: Sequence[Record], incomplete: bool = False) -> Protocol:
         choices: dict[tuple[str, str, int, str], Choice] = {}
         for (benchmark, algorithm, trial), checkpoints in groups.items():
             for target in dict.fromkeys(t for c in checkpoints for t in c.targets):
+                if barred(checkpoints, target, criterion):
+                    continue  # its cell stays empty: its licence forbids to choose anything on it
                 if (choice := select(checkpoints, target, criterion)) is not None:
                     choices[benchmark, algorithm, trial, target] = choice
         if choices:

@@ -43,20 +43,24 @@ from clipdg.sources import Source
 from clipdg.statistics import ALEXNET_ERRORS
 
 SOURCE = "imagenet"
+NO_TRAIN = (
+    " Its train, some 140 GB, is not fetched here: a run that fits something downloads it, or give benchmark.root=DIR."
+)
 SOURCES = (
     *(
         Source(
             about.title,
             (about.hub,) if about.hub else (),
-            about.licence,
+            f"Licence: {about.licence}.{NO_TRAIN if name == SOURCE else ''}",
             f"or a folder below benchmark.root: {', '.join(about.folders)}",
+            about.gated,
         )
-        for about in SETS.values()
+        for name, about in SETS.items()
     ),
     Source(
         CORRUPTED.title,
         (),
-        CORRUPTED.licence,
+        f"Licence: {CORRUPTED.licence}.",
         "unpack the archives of zenodo.org/records/2235448 to DIR/imagenet-c/CORRUPTION/SEVERITY/WNID and give "
         "benchmark.root=DIR",
     ),

@@ -12,7 +12,10 @@ from clipdg.rows import Hub
 
 @dataclass(frozen=True)
 class ImageSet:
-    """``folders``: where it is looked for below benchmark.root, in this order: CoOp's layout, the archive's name."""
+    """``folders``: where it is looked for below benchmark.root, in this order: CoOp's layout, the archive's name.
+
+    ``gated``: its repository on the hub asks for a login and a click on its terms.
+    """
 
     title: str
     folders: tuple[str, ...]
@@ -21,6 +24,7 @@ class ImageSet:
     noun: str
     citation: str
     licence: str
+    gated: bool = False
 
 
 SETS = {
@@ -32,6 +36,7 @@ SETS = {
         "photo",
         "Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015",
         "ImageNet's terms of access: non-commercial research",
+        gated=True,
     ),
     "v2": ImageSet(
         "ImageNet-V2 matched-frequency",
@@ -83,6 +88,7 @@ SETS = {
         "photo",
         "Barbu et al., ObjectNet, NeurIPS 2019",
         "CC-BY-4.0, with two clauses: nothing is tuned on it, and its images are shown with their red border only",
+        gated=True,
     ),
 }
 TRAIN = ImageSet(
