@@ -69,7 +69,7 @@ def test_the_oracle_looks_at_the_last_step_only() -> None:
 def test_nothing_is_chosen_on_a_domain_that_is_for_evaluation_only(
     criterion: Criterion, target: str, refused: bool
 ) -> None:
-    even = {d: (0.5, 0.5) for d in DOMAINS}
+    even = dict.fromkeys(DOMAINS, (0.5, 0.5))
     held_out = [*((d,) for d in DOMAINS), *itertools.combinations(DOMAINS, 2)]
     runs = [replace(checkpoint(t, even), eval_only=("P",)) for t in held_out if criterion == "loo" or len(t) == 1]
     if not refused:
