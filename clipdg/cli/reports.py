@@ -1,4 +1,4 @@
-"""clipdg report, import."""
+"""clipdg report, import, export."""
 
 from __future__ import annotations
 
@@ -101,3 +101,23 @@ def import_(
         say(f"clipdg: left out: {error}")
     if errors:
         raise RecordError(f"{len(errors)} lines are no results of DomainBed's; the rest is in {out}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RECORD", help="RUN_ID.json of a run that learnt something.")],
+    out: Out = Path("export"),
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of what was learnt, as the hub writes it: mit, apache-2.0, …")
+    ] = None,
+) -> None:
+    """Write a learnt prompt, probe or adapter with a model card for the Hugging Face hub. Nothing is pushed."""
+    from clipdg.report.card import export
+
+    check_folder(out)
+    found = export(run, out, licence)
+    for file in found.files:
+        print(file)
+    for remark in found.remarks:
+        say(f"clipdg: {remark}")
+    say(f"Nothing was pushed. Read {out / 'README.md'}, then: hf upload YOU/NAME {out}")
