@@ -16,7 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from clipdg import images
+from clipdg import images, ranks
 from clipdg.core import Backbone, Fit, Subset
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
@@ -112,6 +112,7 @@ class Scores(NamedTuple):
 @dataclass
 class _Loader:
     metrics: dict[str, Tally]
+    num_dealt: int | None = None  # samples that are dealt out among processes, of all of them
     predictions: list[Predictions] = field(default_factory=list)
 
 
@@ -198,6 +199,10 @@ class Classifier(lightning.LightningModule):
 
     # fitting
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.how is None and self.trainer.world_size > 1:
+            self.nothing = nn.Parameter(torch.zeros(()))  # DistributedDataParallel wants one with a gradient
+
     def on_fit_start(self) -> None:
         if self.how is None and not hasattr(self.method, "solve"):
             raise ConfigError(f"{type(self.method).__name__} has nothing to fit; call trainer.test")
@@ -228,9 +233,13 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if self.how is None:
-            given: list[Any] = [*_joined(self._solver_data)]
-            if self._needs_validation:
-                given.append(_joined(self._solver_validation) if self._solver_validation else None)
+            dealt = ranks.num_dealt(self.trainer.train_dataloader)
+            given: list[Any] = ranks.whole(_joined(self._solver_data), dealt)
+            if self._needs_validation and not self._solver_validation:
+                given.append(None)
+            elif self._needs_validation:
+                dealt = ranks.num_dealt(self.trainer.val_dataloaders)
+                given.append(tuple(ranks.whole(_joined(self._solver_validation), dealt)))
             self._solver_data.clear()
             self._solver_validation.clear()
             self.method.solve(*given)  # type: ignore[operator]  # checked in on_fit_start
@@ -247,6 +256,8 @@ class Classifier(lightning.LightningModule):
         return features.detach().float()
 
     def on_fit_end(self) -> None:
+        if hasattr(self, "nothing"):
+            del self.nothing
         self.num_steps = self.global_step
 
     def configure_optimizers(self) -> Any:
@@ -279,7 +290,7 @@ class Classifier(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._is_choosing = self._needs_validation and self.trainer.state.fn == "fit"
-        self._start_evaluation([TestSet("val", ("val",))])
+        self._start_evaluation([TestSet("val", ("val",))], [self.trainer.val_dataloaders])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if not self._is_choosing:
@@ -293,7 +304,7 @@ class Classifier(lightning.LightningModule):
         self._finish_evaluation()
         values = self.results.pop(("val", "val"))
         self.predictions.pop("val")
-        self.log_dict({f"val/{k}": v for k, v in values.items() if v is not None})
+        self.log_dict({f"val/{k}": v for k, v in values.items() if v is not None}, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         loaders = self.trainer.test_dataloaders
@@ -304,7 +315,7 @@ class Classifier(lightning.LightningModule):
             test_sets = [TestSet(name, ("test",)) for name in names]
         if len(test_sets) != num_loaders:
             raise ConfigError(f"{num_loaders} test loaders and {len(test_sets)} test sets; give one test set a loader")
-        self._start_evaluation(test_sets)
+        self._start_evaluation(test_sets, loaders if isinstance(loaders, list | tuple) else [loaders])
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, dataloader_idx)
@@ -313,7 +324,7 @@ class Classifier(lightning.LightningModule):
         self._finish_evaluation()
         for (domain, split), values in self.results.items():
             prefix = domain if domain == split else f"{domain}/{split}"
-            self.log_dict({f"{prefix}/{k}": v for k, v in values.items() if v is not None})
+            self.log_dict({f"{prefix}/{k}": v for k, v in values.items() if v is not None}, sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Probabilities (N, C)."""
@@ -337,17 +348,24 @@ class Classifier(lightning.LightningModule):
         found, (self.results, self.predictions) = self.results, kept
         return found
 
-    def _start_evaluation(self, test_sets: Sequence[TestSet]) -> None:
+    def _start_evaluation(self, test_sets: Sequence[TestSet], loaders: Sequence[Any] = ()) -> None:
+        """``loaders``: those that may be dealt out among processes, one a test set."""
         self._evaluated = tuple(test_sets)
+        dealt = [ranks.num_dealt(loader) for loader in loaders] or [None] * len(test_sets)
         self._loaders = [
-            _Loader({name: Tally(self.num_classes).to(self.device) for name in test_set.evaluations})
-            for test_set in test_sets
+            _Loader({name: Tally(self.num_classes).to(self.device) for name in test_set.evaluations}, num)
+            for test_set, num in zip(test_sets, dealt, strict=True)
         ]
 
     def _evaluate(self, batch: Any, loader: int) -> None:
         inputs, labels = batch[0], batch[1]
         domains, indices, splits = (*batch[2:], None, None, None)[:3]
         test_set, state = self._evaluated[loader], self._loaders[loader]
+        start = sum(len(p.labels) for p in state.predictions)
+        if state.num_dealt is not None:  # the last ones may be here a second time
+            own = max(0, ranks.num_own(state.num_dealt) - start)
+            inputs, labels = inputs[:own], labels[:own]
+            domains, indices, splits = (None if c is None else c[:own] for c in (domains, indices, splits))
         logits = self(self._prepared(inputs), domains).double()  # (N, C)
         if not torch.isfinite(logits).all():
             raise DivergedError(f"a logit on {test_set.domain} is not finite")
@@ -368,8 +386,9 @@ class Classifier(lightning.LightningModule):
             state.metrics[view].update(Scores.of(their_logits), their_labels)
 
         if indices is None:
-            start = sum(len(p.labels) for p in state.predictions)
             indices = torch.arange(start, start + len(labels))
+            if state.num_dealt is not None:
+                indices = ranks.rank() + ranks.count() * indices
         columns = (indices, own_labels, scores.predicted, scores.confidence)
         state.predictions.append(Predictions(*(column.cpu() for column in columns)))
 
@@ -378,8 +397,10 @@ class Classifier(lightning.LightningModule):
         for test_set, state in zip(self._evaluated, self._loaders, strict=True):
             for name, tally in state.metrics.items():
                 self.results[test_set.domain, name] = tally.compute()
-            parts = zip(*state.predictions, strict=True)
-            self.predictions[test_set.domain] = Predictions(*(torch.cat(part) for part in parts))
+            parts = [torch.cat(part) for part in zip(*state.predictions, strict=True)]
+            if state.num_dealt is not None:
+                parts = ranks.whole(parts, state.num_dealt)
+            self.predictions[test_set.domain] = Predictions(*parts)
         self._loaders = []
 
 

@@ -30,11 +30,15 @@ NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods"
 
 @dataclass
 class BenchmarkConfig:
-    """``root``: a local folder in the place of the benchmark's own source. ``skip``: a list of images to leave out."""
+    """``root``: a local folder in the place of the benchmark's own source. ``skip``: a list of images to leave out.
+
+    ``half``: base or new classes alone, see halves.py.
+    """
 
     name: str = "miniatures"
     root: str | None = None
     skip: str | None = None
+    half: typing.Literal["all", "base", "new"] = "all"
 
 
 @dataclass

@@ -53,6 +53,7 @@ CAME_LATER: Mapping[str, object] = {
     "objective.name": "erm",
     "benchmark.leave_one_out": False,
     "method.position": "end",
+    "benchmark.half": "all",
     "backbone.pixels": "exact",
     "backbone.features": "projected",
     "method.descriptions": None,

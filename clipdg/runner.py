@@ -33,6 +33,7 @@ from clipdg import (
     contact,
     contexts,
     data,
+    halves,
     interpolation,
     picks,
     placement,
@@ -96,16 +97,16 @@ class Session:
 
 
 def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
-    """The benchmark of checked settings (config.BenchmarkConfig and its own), less the images on its skip list."""
+    """The benchmark of checked settings (config.BenchmarkConfig and its own), less what skip and half leave out."""
     module = catalog.plugin("benchmarks", settings["name"])
     own = config.plugin_config("benchmark", settings)
     if settings["skip"] is None:
-        return module.build(own, settings["root"])  # type: ignore[no-any-return]
+        return halves.of(module.build(own, settings["root"]), settings["half"])
     file = Path(settings["skip"]).expanduser()
     names = skipping.read(file)
     with unlooked():  # what the list leaves out may be no image at all
         benchmark: Benchmark = module.build(own, settings["root"])
-    return skipping.without(benchmark, names, str(file))
+    return halves.of(skipping.without(benchmark, names, str(file)), settings["half"])
 
 
 def open_backbone(settings: Mapping[str, Any]) -> Backbone:

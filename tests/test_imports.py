@@ -54,6 +54,7 @@ LAYERS = (
         "report",
         "picks",
         "skipping",
+        "halves",
     ),
     ("classifier", "features", "check"),
     ("pretrain", "fetch"),

@@ -137,22 +137,23 @@ class TableRows:
         return tuple(hashlib.sha256(f"border {self.border} {digest}".encode()).hexdigest() for digest in stored)
 
 
-def select(rows: Rows, kept: np.ndarray) -> Rows:
-    """Some rows, in the order of their indices ``kept``."""
+def select(rows: Rows, kept: np.ndarray, labels: np.ndarray | None = None) -> Rows:
+    """Some rows, in the order of their indices ``kept``; with other ``labels`` if they are given."""
     ids = [rows.ids[i] for i in kept.tolist()]
+    labels = rows.labels[kept] if labels is None else labels
     if isinstance(rows, ArrayRows):
-        return ArrayRows(rows.array[kept], rows.labels[kept], ids)
+        return ArrayRows(rows.array[kept], labels, ids)
     if isinstance(rows, TableRows):
-        return TableRows(rows.table, rows.indices[kept], rows.labels[kept], ids, border=rows.border)
-    return _Chosen(rows, kept, ids)
+        return TableRows(rows.table, rows.indices[kept], labels, ids, border=rows.border)
+    return _Chosen(rows, kept, labels, ids)
 
 
 class _Chosen:
     """Some of the rows that a plug-in makes itself."""
 
-    def __init__(self, rows: Rows, kept: np.ndarray, ids: Sequence[str]) -> None:
+    def __init__(self, rows: Rows, kept: np.ndarray, labels: np.ndarray, ids: Sequence[str]) -> None:
         self.rows, self.kept = rows, kept
-        self.labels = rows.labels[kept]
+        self.labels = labels
         self.ids = tuple(ids)
 
     def __len__(self) -> int:
