@@ -134,7 +134,8 @@ class FitState(Checkpoint):
         self.files.remove_checkpoint(self.path)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
-        if time.monotonic() - self._held_at >= self.hold:
+        due = time.monotonic() - self._held_at >= self.hold
+        if trainer.strategy.broadcast(due):  # the first process's clock decides: all have to save at once
             trainer.save_checkpoint(self.path)
             self._held_at = time.monotonic()
 

@@ -102,6 +102,8 @@ class RunConfig:
     """One run. ``shift``: None for every shift of the benchmark, one record each. ``shots``: None for all images.
 
     ``picks``: a list of the images to fit on, or the record of a run that was fitted on them, in the place of a draw.
+    ``devices``: GPUs, or processes on a CPU, that share a fit by gradient descent. They change it by rounding, and by
+    what each draws itself (dropout, light augmentation). ``strategy``: each holds the whole model, or (fsdp) a part.
     """
 
     benchmark: Any = field(default_factory=BenchmarkConfig)
@@ -117,6 +119,8 @@ class RunConfig:
     label: str | None = None  # how tables call it
     hparams_seed: int | None = field(default=None, metadata={"min": 0})  # which draw of a random search; 0: no draw
     workers: int | None = field(default=None, metadata={"min": 0, "max": 256})  # None: as many as are of use
+    devices: int = field(default=1, metadata={"min": 1, "max": 64})
+    strategy: typing.Literal["ddp", "fsdp"] = "ddp"
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ SCHEMA = 1
 MAX_BYTES = 2**30
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
-NOT_IDENTITY = ("label", "hparams_seed", "workers", "benchmark.root", "benchmark.skip", "benchmark.streaming",
-                "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
+NOT_IDENTITY = ("label", "hparams_seed", "workers", "devices", "strategy", "benchmark.root", "benchmark.skip",
+                "benchmark.streaming", "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
 # Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
 # run keeps its identity and its row.
 CAME_LATER: Mapping[str, object] = {

@@ -37,6 +37,7 @@ from clipdg import (
     interpolation,
     picks,
     placement,
+    processes,
     prompts,
     records,
     skipping,
@@ -230,8 +231,30 @@ def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
     if changed and _how(values, method) is None:
         name = values["method"]["name"]
         raise ConfigError(f"{changed[0]} is for what learns by gradient descent, and {name} does not")
+    _check_devices(values, method)
     if values["fit"]["precision"] == "fp16" and not torch.cuda.is_available():
         raise ConfigError("fit.precision=fp16 is for GPUs, a CPU has no fast arithmetic for it; use fp32 or bf16")
+
+
+def _check_devices(values: Mapping[str, Any], method: ModuleType) -> None:
+    num, strategy = values["devices"], values["strategy"]
+    if num == 1 or _how(values, method) is None:  # what is solved for is solved by one process
+        return
+    there = torch.cuda.device_count()
+    if there and num > there:
+        raise ConfigError(f"devices is {num} and this machine has {there} GPU{'s' * (there > 1)}")
+    if values["objective"]["name"] != "erm":
+        raise ConfigError(
+            f"objective {values['objective']['name']} is computed over whole batches, which several devices do not "
+            "see; set devices=1"
+        )
+    if strategy == "fsdp" and not there:
+        raise ConfigError("strategy=fsdp is for GPUs; use ddp")
+    if strategy == "fsdp" and (values["fit"]["checkpoint_every"] or values["fit"]["average"] != "none"):
+        raise ConfigError(
+            "strategy=fsdp has no process that holds the whole model on the way of a fit, which "
+            "fit.checkpoint_every and fit.average need; use ddp"
+        )
 
 
 def _how(values: Mapping[str, Any], method: ModuleType) -> Fit | None:
@@ -348,26 +371,14 @@ class _Run:
     def make(self, out: Path | None) -> records.Record:
         started, memory = time.perf_counter(), Memory()
         fit_rows = self._fit_rows()
-        torch.manual_seed(self.seed)
-        backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
-        settings = config.plugin_config("method", self.values["method"])
-        with prompts.reporting(self.session.progress):
-            method = self.method.build(settings, backbone, self.benchmark)
-        assert isinstance(method, nn.Module)
-        classifier = Classifier(
-            backbone,
-            method,
-            len(self.benchmark.classes),
-            self._how(),
-            trains_backbone=self.method.TRAINS == "everything",
-            objective=self._objective(),
-            seed=self.seed,
-        )
+        classifier = self._classifier()
+        method = classifier.method
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
         on_the_way: dict[int, Results] = {}
         start = interpolation.state_of(classifier) if hasattr(self.method, "ALPHAS") else None
         if self.method.TRAINS != "nothing":
-            on_the_way = self._fit(classifier, fit_rows, val_rows, out)
+            fit = self._fit if self.devices == 1 else self._fit_together
+            on_the_way = fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
         classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
@@ -386,6 +397,29 @@ class _Run:
         if self._refitted:
             fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
         return self._publish(classifier, on_the_way, curve, fit_rows, timing, out)
+
+    def _classifier(self) -> Classifier:
+        """As it is before the fit."""
+        torch.manual_seed(self.seed)
+        backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
+        settings = config.plugin_config("method", self.values["method"])
+        with prompts.reporting(self.session.progress):
+            method = self.method.build(settings, backbone, self.benchmark)
+        assert isinstance(method, nn.Module)
+        return Classifier(
+            backbone,
+            method,
+            len(self.benchmark.classes),
+            self._how(),
+            trains_backbone=self.method.TRAINS == "everything",
+            objective=self._objective(),
+            seed=self.seed,
+        )
+
+    @property
+    def devices(self) -> int:
+        """Processes that share the fit; what is solved for is solved by one."""
+        return int(self.values["devices"]) if self._how() is not None else 1
 
     def _objective(self) -> nn.Module | None:
         """What the fit minimises; None for a method without one."""
@@ -484,35 +518,101 @@ class _Run:
         ]
         return data.ViewDataset(views, domain.rows.labels, rows, number)
 
-    def _fit(
+    def _fit_inputs(self, how: Fit | None, fit_rows: dict[str, np.ndarray]) -> data.Samples:
+        augment = how.augment if how is not None and how.augment in augmentation.READ else None
+        views = how.views if how is not None else 0
+        return data.concatenate(
+            [
+                self._views(name, rows, views) if views else self._inputs(name, rows, augment)
+                for name, rows in fit_rows.items()
+            ]
+        )
+
+    def _fit_together(
         self,
         classifier: Classifier,
         fit_rows: dict[str, np.ndarray],
         val_rows: dict[str, np.ndarray],
         out: Path | None,
     ) -> dict[int, Results]:
-        """Fits, and gives what was found on the way, by step."""
+        """As ``_fit``, by ``devices`` processes; what they learnt is put into ``classifier``."""
+        if self.method.TRAINS != "everything":
+            self._fit_inputs(classifier.how, fit_rows)  # encoded once, and not by each
+        values = self.values | {"shift": self.shift.name}
+        started = time.perf_counter()
+        shares = processes.together(self.devices, _share, values, self.resolved.seeded, out, self.session.store.folder)
+        classifier.load_state_dict(shares[0]["learnt"], strict=classifier.strict_loading)
+        classifier.num_steps = shares[0]["num_steps"]
+        self._rate = round(sum(s["num_images"] for s in shares) / (time.perf_counter() - started), 1)
+        return {
+            step: {(domain, split): metrics for domain, split, metrics in results}
+            for step, results in shares[0]["on_the_way"]
+        }
+
+    def share(self, out: Path | None) -> dict[str, Any]:
+        """This process's part of a fit by several: what it learnt with the others, and what it found on the way."""
+        classifier, learnt = self._classifier(), processes.Learnt()
+        on_the_way = self._fit(classifier, self._fit_rows(), {}, out, learnt)
+        found = [
+            (step, [(domain, split, metrics) for (domain, split), metrics in results.items()])
+            for step, results in on_the_way.items()
+        ]
+        kept = {k: v for k, v in learnt.state.items() if classifier.trains_backbone or not k.startswith("backbone.")}
+        first = not torch.distributed.get_rank()
+        return {
+            "learnt": kept if first else {},
+            "num_steps": classifier.num_steps,
+            "num_images": classifier.num_images,
+            "on_the_way": found if first else [],
+        }
+
+    def _check_shares(self, classifier: Classifier, num_images: int, batch_size: int, drop_last: bool) -> None:
+        """Raises ConfigError if ``devices`` processes would fit anything else than one does."""
+        num = self.devices
+        if batch_size % num:
+            raise ConfigError(
+                f"{num} devices cannot share batches of {batch_size}; set method.batch_size to a multiple"
+            )
+        if not drop_last and 0 < num_images % batch_size < num:
+            raise ConfigError(
+                f"the last batch of {num_images:,} images has {num_images % batch_size}, fewer than {num} devices; "
+                "change method.batch_size"
+            )
+        classifier.train()
+        norms = [m for m in classifier.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        if norms and not torch.cuda.is_available():
+            raise ConfigError("a batch norm that is trained needs whole batches, which several processes share on GPUs")
+
+    def _fit(
+        self,
+        classifier: Classifier,
+        fit_rows: dict[str, np.ndarray],
+        val_rows: dict[str, np.ndarray],
+        out: Path | None,
+        learnt: processes.Learnt | None = None,
+    ) -> dict[int, Results]:
+        """Fits, and gives what was found on the way, by step. ``learnt``: where this is one of several processes."""
         how = classifier.how
         augment = how.augment if how is not None and how.augment in augmentation.READ else None
         views = how.views if how is not None else 0
-        dataset = data.concatenate(
-            [
-                self._views(name, rows, views) if views else self._inputs(name, rows, augment)
-                for name, rows in fit_rows.items()
-            ]
-        )
+        dataset = self._fit_inputs(how, fit_rows)
         held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
         batch_size = how.batch_size if how else EVALUATION_BATCH
         order = torch.Generator().manual_seed(self.seed)
         seen = torch.Generator().manual_seed(seed_hash(self.seed, "views"))
         objective = catalog.plugin("objectives", self.values["objective"]["name"])
+        drop_last = how is not None and how.drop_last and len(dataset) >= batch_size  # Dassl keeps a lone batch
+        per_domain = how is not None and (how.per_domain or objective.NEEDS != "images")
+        if learnt is not None:
+            self._check_shares(classifier, len(dataset), batch_size, drop_last or per_domain)
         loader = data.loader(
             dataset,
             batch_size,
             generator=order if how else None,
-            drop_last=how is not None and how.drop_last and len(dataset) >= batch_size,  # Dassl keeps a lone batch
-            per_domain=how is not None and (how.per_domain or objective.NEEDS != "images"),
+            drop_last=drop_last,
+            per_domain=per_domain,
             views=seen if augment or views else None,
+            shared=learnt is not None,
             workers=self.values["workers"],
         )
         if how is not None and how.steps is not None:  # in passes, for schedules that count these
@@ -525,7 +625,8 @@ class _Run:
         if how is not None and how.average != "none":
             average = Average(how.average_from, how.ema_decay if how.average == "ema" else None)
         on_the_way = self._waypoints(classifier, average)
-        options["callbacks"] = [c for c in (average, on_the_way) if c]
+        options |= processes.options(self.devices, self.values["strategy"]) if learnt else {"plugins": []}
+        options["callbacks"] = [c for c in (average, on_the_way, learnt) if c]
         started = time.perf_counter()
         with trainer.quiet():
             if how is None or out is None:
@@ -534,7 +635,8 @@ class _Run:
                 generators = {"order": order, "views": seen} | classifier.generators
                 state = FitState(self._state_file(out), generators)
                 options["callbacks"].append(state)
-                options |= {"plugins": [state.files], "enable_checkpointing": True}
+                options["plugins"].append(state.files)
+                options["enable_checkpointing"] = True
                 fitting = trainer.make(name, self.session.progress, **options)
                 try:
                     fitting.fit(classifier, loader, validation, ckpt_path=state.resumes_from())
@@ -649,7 +751,8 @@ class _Run:
         values["benchmark"].pop("skip")
         values["benchmark"].pop("places", None)
         values["backbone"] |= {"name": self.backbone.name, "weights": weights.tag}  # without the folders they lie in
-        values.pop("workers")
+        for name in ("workers", "devices", "strategy"):
+            values.pop(name)
         values["picks"] = self.picks.digest[:16] if self.picks else None
         for name in ("hparams_seed", "picks"):
             if values[name] is None:
@@ -777,6 +880,12 @@ class _Run:
             pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd"
         )
         return bytes(sink.getvalue())
+
+
+def _share(values: dict[str, Any], seeded: tuple[str, ...], out: Path | None, store: Path) -> dict[str, Any]:
+    """The work of one of several processes."""
+    [one] = _runs(config.Resolved(values, seeded), Session(FeatureStore(store)))
+    return one.share(out)
 
 
 def _publish_once(out: Path, run_id: str, ending: str, content: bytes) -> dict[str, str]:

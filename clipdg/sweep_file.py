@@ -40,7 +40,7 @@ KEYS = ("base", "seeds", "runs", "grid", "random")
 RANDOM = ("num", "seed", "settings")
 FOLLOWS = "${seed}"
 MAX_RUNS = 1_000_000
-_NO_OTHER_RUN = ("label", "workers", "hparams_seed")  # two runs that differ in these are one
+_NO_OTHER_RUN = ("label", "workers", "devices", "strategy", "hparams_seed")  # two runs that differ in these are one
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ LAYERS = (
         "placement",
         "config",
         "trainer",
+        "processes",
         "averaging",
         "interpolation",
         "waypoints",

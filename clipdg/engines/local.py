@@ -101,7 +101,8 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.log, self.jobs), daemon=True)
+        # No daemon, which could have no processes of its own (devices=2); it ends with the pipe to this one.
+        self.process = context.Process(target=_work, args=(theirs, self.log, self.jobs))
         self.process.start()
         theirs.close()
 
