@@ -1,4 +1,7 @@
-"""A contact sheet: what the images of each domain look like, one row a domain and one column a class."""
+"""A contact sheet: what the images of each domain look like, one row a domain and one column a class.
+
+A folder of records has one for each benchmark in it. It decodes 12 images a domain at most, in a new folder once more.
+"""
 
 from __future__ import annotations
 

@@ -151,6 +151,20 @@ def test_damaged_memory_is_not_believed(tmp_path: Path, damage: str) -> None:
     assert folder(tmp_path).digests() == right
 
 
+@pytest.mark.parametrize("border", [0, 1])
+def test_an_image_that_changed_after_its_digest_was_taken_is_not_decoded(tmp_path: Path, border: int) -> None:
+    rows = folder(tmp_path)
+    rows = TableRows(rows.table, rows.indices, rows.labels, rows.ids, border=border)
+    before = rows.digests()
+    assert rows.image(1).getpixel((0, 0)) == (0, 255, 0)
+    put(tmp_path / "art" / "dog" / "1.png", png((0, 0, 255)))
+    with pytest.raises(DataError, match=r"image 1 \(.*dog/1\.png\) has changed since its digest was taken"):
+        rows.image(1)
+    again = TableRows(rows.table, rows.indices, rows.labels, rows.ids, border=border)  # of the next run
+    assert again.digests() != before
+    assert again.image(1).getpixel((0, 0)) == (0, 0, 255)
+
+
 def test_an_unreadable_sample_is_named(tmp_path: Path) -> None:
     rows = folder(tmp_path)
     path = tmp_path / "art" / "dog" / "1.png"
