@@ -70,7 +70,7 @@ def beside_published(study: Study) -> list[Beside]:
     found: list[Beside] = []
     table = None
     for row in study.rows:
-        for dataset, own, num_images in _numbers(row):
+        for dataset, own, num_images in numbers(row):
             table = published.table() if table is None else table
             for other in _counterparts(table, row.records[0], dataset):
                 found.append(_judged(row, dataset, own, num_images, other))
@@ -93,7 +93,7 @@ def method_of(record: Record) -> tuple[str, ...]:
     return (name,)
 
 
-def _numbers(row: Setting) -> list[tuple[str, float, int]]:
+def numbers(row: Setting) -> list[tuple[str, float, int]]:
     """(data set, mean over seeds, images) of a row; nothing of a data set that misses a seed."""
     values: dict[str, dict[str, tuple[float, int]]] = {}
     for record in row.records:

@@ -1,16 +1,17 @@
-"""Few-shot curves: accuracy against shots, for rows that differ in their shots and in nothing else."""
+"""Curves: accuracy against shots, for rows that differ in their shots alone, and along a line between two weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from clipdg.records import Record, digest
 from clipdg.report.figures import GRID, PAPER, SOFT, spread, style
 from clipdg.report.formats import format_mean
 from clipdg.report.sections import Section, Sheet, Shown
-from clipdg.report.tables import Cell, Row, Setting, Study, Table, row_key
+from clipdg.report.tables import Cell, Row, Setting, Study, Table, reported_split, row_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,3 +163,111 @@ def _common(labels: Sequence[str]) -> str:
     words = [label.split() for label in labels]
     shared = [w[0] for w in zip(*words, strict=False) if len(set(w)) == 1]
     return " ".join(shared).strip(" ,;:(") or labels[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Between two weights
+
+
+@dataclass(frozen=True)
+class Path:
+    """A row whose weights lie on a line: (alpha, source, shifted), means over seeds; alpha 0 is where it starts."""
+
+    label: str
+    points: tuple[tuple[float, float, float], ...]
+    chosen: float | None  # the alpha of the row's own numbers
+    num_seeds: int
+
+
+def paths(study: Study) -> list[Path]:
+    """Of the rows whose every record has a curve; of an alpha that one of them lacks, nothing."""
+    found = []
+    for row in study.rows:
+        by_alpha: dict[float, dict[str, list[float]]] = {}
+        if not all(r.content.get("curve") for r in row.records):
+            continue
+        for record in row.records:
+            for alpha in dict.fromkeys(e["alpha"] for e in record.content["curve"]):
+                there = by_alpha.setdefault(float(alpha), {"sources": [], "targets": []})
+                for key in there:
+                    value = _mean_at(record, float(alpha), key)
+                    if value is not None:
+                        there[key].append(value)
+        num = len(row.records)
+        points = tuple(
+            (alpha, fmean(v["sources"]), fmean(v["targets"]))
+            for alpha, v in sorted(by_alpha.items())
+            if len(v["sources"]) == len(v["targets"]) == num
+        )
+        if points:
+            chosen = row.records[0].content["config"]["method"].get("alpha")
+            found.append(Path(row.label, points, chosen, len(row.seeds)))
+    return found[: len(COLOURS)]
+
+
+def _mean_at(record: Record, alpha: float, key: str) -> float | None:
+    """Mean top-1 over the sources or targets of a record at one alpha, on the splits that reports use."""
+    values = []
+    for domain in record.content["shift"][key]:
+        split = reported_split(record, domain)
+        at = [
+            e["metrics"].get("top1")
+            for e in record.content["curve"]
+            if (e["domain"], e["split"]) == (domain, split) and float(e["alpha"]) == alpha
+        ]
+        if not at or at[0] is None:
+            return None
+        values.append(float(at[0]))
+    return fmean(values) if values else None
+
+
+def path_section(study: Study) -> Section | None:
+    found = paths(study)
+    if not found:
+        return None
+    rows = tuple(
+        (
+            Shown(p.label, p.label),
+            Shown(f"{alpha:g}", alpha),
+            Shown(format_mean(source), source),
+            Shown(format_mean(shifted), shifted),
+            Shown(str(p.num_seeds), p.num_seeds),
+        )
+        for p in found
+        for alpha, source, shifted in p.points
+    )
+    caption = (
+        "Top-1 accuracy (%) with the weights (1 − α) · zero-shot + α · fine-tuned (Wortsman et al. 2022), mean over "
+        "seeds. Hollow: α = 0; ringed: the α of the tables above, chosen without looking at a target."
+    )
+    sheet = Sheet(("method", "α", "source", "shifted", "seeds"), rows, (1, 2, 3, 4))
+    return Section(
+        "weights-between", "Between zero-shot and fine-tuned", caption, sheet, lambda n: draw_paths(found, n)
+    )
+
+
+def draw_paths(found: Sequence[Path], narrow: bool = False) -> Figure:
+    """Source against shifted, a line per row through its alphas."""
+    with style(8):
+        from matplotlib.figure import Figure
+
+        side = 3.0
+        size = (side + 0.7, side + 0.6 + 0.17 * len(found))
+        figure = Figure(figsize=size, label=f"paths-{narrow}")
+        axes = figure.add_axes((0.5 / size[0], 0.42 / size[1], side / size[0], side / size[1]))
+        for number, path in enumerate(found):
+            colour, marker = COLOURS[number], MARKERS[number]
+            xs, ys = ([100 * p[i] for p in path.points] for i in (1, 2))
+            axes.plot(xs, ys, marker, linestyle="-", color=colour, linewidth=1, markersize=3)
+            for (alpha, *_), x, y in zip(path.points, xs, ys, strict=True):
+                if alpha == 0:
+                    axes.plot([x], [y], marker, color=PAPER, markeredgecolor=colour, markersize=4)
+                if alpha == path.chosen:
+                    axes.plot([x], [y], "o", color="none", markeredgecolor=colour, markersize=8)
+            figure.text(0.5 / size[0], 1 - (0.15 + 0.17 * number) / size[1], path.label, color=colour)
+        axes.tick_params(axis="y", colors=SOFT)
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("source, top-1 accuracy (%)")
+        axes.set_ylabel("mean of shifted domains (%)")
+    return figure

@@ -21,6 +21,7 @@ from clipdg.report import (
     html,
     reliability,
     sections,
+    shifts,
     views,
     words,
 )
@@ -183,7 +184,8 @@ def _sections(
     """What the records of this study have beyond the main tables."""
     reference = comparisons.reference_row(study, main, baseline)
     others = [row for row in study.rows if row is not reference]
-    found = [curves.section(study, main)]
+    found: list[Section | None] = [*shifts.sections(study, main), curves.section(study, main)]
+    found.append(curves.path_section(study))
     found.append(comparisons.section(compared))
     if reference is not None and others:
         first, second = (others[0], reference) if baseline else (reference, others[0])

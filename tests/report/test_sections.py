@@ -223,3 +223,71 @@ def test_a_page_with_everything_has_no_identity_twice(tmp_path: Path) -> None:
     mine = [i for i in groups if i.startswith("toy-")]
     assert len(mine) == len(set(mine))
     assert io.StringIO(page).readline() == "<!doctype html>\n"
+
+
+def imagenet_run(top1: float, **domains: float) -> Record:
+    evaluations = [evaluation("imagenet", "test", top1, 50_000)]
+    evaluations += [evaluation(d, "test", a, 100) for d, a in domains.items()]
+    evaluations.append(evaluation("imagenet", "a-classes", 0.9, 10_000))
+    targets = [e["domain"] for e in evaluations if e["domain"] != "imagenet"]
+    made = make_record(evaluations, sources=("imagenet",), targets=targets, shift="natural", benchmark="imagenet")
+    splits = {d: {"test": 100} for d in targets}
+    return Record({**made.content, "data": {**made.content["data"], "num_images": {"imagenet": {"test": 5}, **splits}}})
+
+
+def test_effective_robustness_is_the_distance_from_the_testbeds_line() -> None:
+    from clipdg.report import robustness, shifts
+
+    line = robustness.fit(robustness.baseline_models("testbed_standard"), "imagenet", "imagenet-v2", "testbed_standard")
+    expected = float(line.expected(np.array(0.7)))
+    (study,) = studies([imagenet_run(0.7, v2=expected + 0.05, a=0.3)])
+    natural, effective = shifts.sections(study, table(study))
+    assert natural.sheet is not None
+    assert natural.sheet.heads == ("method", "ImageNet", "V2", "A", "ImageNet, classes of A")
+    assert [x.text for x in natural.sheet.rows[0]][1:] == ["70.0", f"{100 * expected + 5:.1f}", "30.0", "90.0"]
+    assert effective.sheet is not None
+    v2, a = effective.sheet.rows
+    assert (v2[1].text, v2[5].text) == ("imagenet-v2", "+5.0")
+    assert (a[1].text, a[2].text) == ("imagenet-a", "90.0")  # against the same classes, not all
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_corruptions_have_no_mean_where_one_is_missing(whole: bool) -> None:
+    from clipdg.report import shifts
+    from clipdg.statistics import ALEXNET_ERRORS
+
+    (study,) = studies([corrupted(list(ALEXNET_ERRORS) if whole else list(ALEXNET_ERRORS)[:3])])
+    (section,) = [s for s in shifts.sections(study, table(study)) if s.key == "corruptions"]
+    assert section.sheet is not None
+    _, mean, mce, noise, *others = section.sheet.rows[0]
+    assert (noise.text, others[-1].text) == ("50.0", "50.0" if whole else "")
+    assert mean.text == ("50.0" if whole else "")
+    expected = sum(0.5 / e for e in ALEXNET_ERRORS.values()) / 15
+    assert mce.value == (pytest.approx(expected) if whole else None)
+
+
+def corrupted(kinds: list[str]) -> Record:
+    evaluations = [evaluation("imagenet", "test", 0.7)]
+    evaluations += [evaluation(f"c/{k}/{s}", "test", 0.5) for k in kinds for s in range(1, 6)]
+    targets = [e["domain"] for e in evaluations[1:]]
+    return make_record(evaluations, sources=("imagenet",), targets=targets, shift="corruptions", benchmark="imagenet")
+
+
+def test_a_line_between_two_weights_is_a_mean_over_seeds_at_each_alpha() -> None:
+    def run(seed: int, at: dict[float, tuple[float, float]]) -> Record:
+        made = make_record(
+            [evaluation("photo", "test", 0.9), evaluation("sketch", "all", 0.5)],
+            seed=seed, method={"name": "wise_ft", "alpha": 0.5},
+        )  # fmt: skip
+        curve = [
+            {**evaluation(domain, split, value), "alpha": alpha}
+            for alpha, values in at.items()
+            for domain, split, value in zip(("photo", "sketch"), ("test", "all"), values, strict=True)
+        ]
+        return Record({**made.content, "curve": curve})
+
+    records = [run(0, {0: (0.8, 0.4), 1: (1.0, 0.2)}), run(1, {0: (0.6, 0.4), 1: (1.0, 0.4), 0.5: (1.0, 1.0)})]
+    (study,) = studies(records)
+    (path,) = curves.paths(study)
+    assert path.points == ((0, pytest.approx(0.7), pytest.approx(0.4)), (1, pytest.approx(1), pytest.approx(0.3)))
+    assert curves.draw_paths([path]).axes
