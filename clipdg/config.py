@@ -99,7 +99,8 @@ BASES: dict[str, Any] = {
 
 @dataclass
 class RunConfig:
-    """One run. ``shift``: None for every shift of the benchmark, one record each. ``shots``: None for all images.
+    """One run. ``shift``: None for every shift of the benchmark, one record each; "pairs" for every two domains that it
+    may leave out together ("a+b"). ``shots``: None for all images.
 
     ``picks``: a list of the images to fit on, or the record of a run that was fitted on them, in the place of a draw.
     ``devices``: GPUs, or processes on a CPU, that share a fit by gradient descent. They change it by rounding, and by

@@ -5,6 +5,7 @@ Legend: N images, C classes, D features, L tokens, W token width, S pixels a sid
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
@@ -227,6 +228,20 @@ def known_as(benchmark: Benchmark, name: str) -> str:
 def leave_one_out(domains: Sequence[str]) -> tuple[Shift, ...]:
     """DomainBed's shifts: each domain once as the target of all the others."""
     return tuple(Shift(target, tuple(d for d in domains if d != target), (target,)) for target in domains)
+
+
+def pairs(benchmark: Benchmark) -> tuple[Shift, ...]:
+    """Shifts "a+b" that leave out two domains, of a benchmark that leaves each out once; none of another.
+
+    DomainBed's leave-one-domain-out cross-validation chooses by them: how well a draw does on b without a and b.
+    """
+    targets = [shift.targets[0] for shift in benchmark.shifts if len(shift.targets) == 1]
+    if len(targets) < 3 or tuple(targets) != tuple(benchmark.domains):
+        return ()
+    return tuple(
+        Shift(f"{a}+{b}", tuple(d for d in targets if d not in (a, b)), (a, b))
+        for a, b in itertools.combinations(targets, 2)
+    )
 
 
 Augment: TypeAlias = Literal["none", "light", "domainbed", "crop", "coop"]

@@ -48,7 +48,7 @@ from clipdg.augmentation import View
 from clipdg.averaging import Average
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Preprocessing, Shift, known_as
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Preprocessing, Shift, known_as, pairs
 from clipdg.cost import Memory
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
@@ -271,11 +271,15 @@ def _how(values: Mapping[str, Any], method: ModuleType) -> Fit | None:
 def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
     if name is None:
         return benchmark.shifts
-    chosen = tuple(s for s in benchmark.shifts if s.name in (name, known_as(benchmark, name)))
+    two = pairs(benchmark)
+    if name == "pairs" and two:
+        return two
+    chosen = tuple(s for s in (*benchmark.shifts, *two) if s.name in (name, known_as(benchmark, name)))
     if not chosen:
         names = [s.name for s in benchmark.shifts]
         raise ConfigError(
-            f"{benchmark.name} has no shift '{name}'.{catalog.nearest(name, names)} There are: {', '.join(names)}."
+            f"{benchmark.name} has no shift '{name}'.{catalog.nearest(name, names)} There are: {', '.join(names)}"
+            f"{', or two of them as a+b, or pairs for all such' if two else ''}."
         )
     return chosen
 

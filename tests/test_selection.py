@@ -4,11 +4,16 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipdg.errors import RecordError
+from clipdg import config, sweep
+from clipdg.errors import ConfigError, RecordError
+from clipdg.records import read_all
+from clipdg.report.protocol import protocol
+from clipdg.runner import Session, identify
 from clipdg.selection import Checkpoint, Criterion, select
 
 DOMAINS = ("A", "C", "P")
@@ -158,3 +163,48 @@ def test_a_whole_sweep_against_a_second_writing_of_the_rules(target: str) -> Non
     choice = select(runs, target, "oracle")
     assert choice is not None
     assert (choice.draw, choice.test) == (draw, last[draw, 0])
+
+
+SEARCH = """
+base: {benchmark: colored_digits, backbone: {name: tiny, weights: "random:0"}, method: linear_probe, shots: 8}
+seeds: [0, 1]
+grid: {shift: [null, pairs]}
+random: {num: 3, settings: {method.c: {log10_uniform: [-3, 3]}}}
+"""
+
+
+def test_an_own_random_search_is_chosen_from_by_all_three_criteria(tmp_path: Path) -> None:
+    """Leave-one-domain-out written out: of three domains, each draw has two runs without the target and another."""
+    (tmp_path / "sweep.yaml").write_text(SEARCH)
+    planned = sweep.plan(tmp_path / "sweep.yaml")
+    outcome = sweep.execute(planned, tmp_path / "out")
+    assert (outcome.done, outcome.failed) == (2 * 3 * (3 + 3), [])
+    found, _ = read_all([tmp_path / "out"])
+    runs = {
+        (r.content["config"]["seed"], r.content["config"]["hparams_seed"], frozenset(r.content["shift"]["targets"])): r
+        for r in found
+    }
+    assert len(runs) == len(found) == 36
+    domains = ("+90%", "+80%", "-90%")
+
+    def top1(trial: int, draw: int, targets: set[str], domain: str) -> float:
+        [e] = [
+            e for e in runs[trial, draw, frozenset(targets)].evaluations if (e["domain"], e["split"]) == (domain, "in")
+        ]
+        return float(e["metrics"]["top1"])
+
+    made = protocol(found)
+    assert [t.title for t in made.tables] == ["colored_digits", "Averages"] * 3
+    [table] = [t for t in made.tables if (t.criterion, t.title) == ("loo", "colored_digits")]
+    assert list(table.rows) == ["linear_probe, tiny"]
+    for target in domains:
+        for trial in (0, 1):
+            others = [d for d in domains if d != target]
+            values = [np.mean([top1(trial, draw, {target, v}, v) for v in others]) for draw in range(3)]
+            best = max(range(3), key=lambda draw: (values[draw], draw))
+            assert table.rows["linear_probe, tiny"][target].values[trial] == top1(trial, best, {target}, target)
+
+
+def test_a_shift_of_two_is_one_of_a_benchmark_that_leaves_each_domain_out() -> None:
+    with pytest.raises(ConfigError, match="or two of them as a\\+b"):
+        identify(config.load(overrides=["benchmark=colored_digits", "shift=+90%+grey"]), Session())

@@ -208,6 +208,12 @@ def notes(study: Study) -> list[str]:
         rows = [f"{', '.join(f'“{x}”' for x in labels)}: {', '.join(seeds)}"
                 for seeds, labels in by_seeds.items() if seeds != most]  # fmt: skip
         notes.append(f"Rows differ in their seeds. Most have {', '.join(most)}. {'; '.join(rows)}.")
+    drawn = sum(any(r.settings.get("hparams_seed") is not None for r in row.records) for row in study.rows)
+    if drawn > 1:
+        notes.append(
+            f"{drawn} rows are draws of a random search, and nothing has chosen among them: the best of many is high "
+            "by chance too. clipdg report DIR --protocol domainbed chooses by DomainBed's three criteria."
+        )
     random = [row.label for row in study.rows if row.records[0].content["weights"]["random"]]
     if random:
         notes.append(f"Started from random weights: {', '.join(random)}.")
