@@ -52,7 +52,7 @@ from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Preproce
 from clipdg.cost import Memory
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
-from clipdg.features import FeatureStore
+from clipdg.features import FeatureStore, device_of_runs
 from clipdg.images import fast
 from clipdg.rows import fingerprint, select
 from clipdg.rows.folder import unlooked
@@ -406,6 +406,8 @@ class _Run:
         """As it is before the fit."""
         torch.manual_seed(self.seed)
         backbone = copy.deepcopy(self.backbone) if self.method.TRAINS == "everything" else self.backbone
+        assert isinstance(backbone, nn.Module)
+        backbone.to(device_of_runs())  # Lightning leaves on the CPU what it has used, and the method encodes texts
         settings = config.plugin_config("method", self.values["method"])
         with prompts.reporting(self.session.progress):
             method = self.method.build(settings, backbone, self.benchmark)

@@ -110,7 +110,8 @@ def _precisions(placement: Any, torch: Any) -> list[str]:
             placement.resolve(name, device)
         except ConfigError:
             continue
-        found.append(name)
+        slow = name == "bf16" and device == "cpu" and (gain := placement.gain_of_bf16()) < 1
+        found.append(f"{name} (slower here: {gain:.2f} times the speed of fp32)" if slow else name)
     return found
 
 

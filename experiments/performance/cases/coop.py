@@ -1,4 +1,7 @@
-"""A step of CoOp over stored features: against the authors' way, 77 tokens of every class through the text tower."""
+"""A step of CoOp over stored features: against the authors' way, 77 tokens of every class through the text tower.
+
+Theirs has the image encoder in the step as well, because of random crops; cases named ``-images`` have it too.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,19 @@ def batch(width: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Te
     return features.to(device), torch.randint(classes, (BATCH,), generator=generator).to(device)
 
 
+def inputs(clip: Any, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of normalised images, ready on the device, and their labels."""
+    size = clip.preprocessing.size
+    generator = torch.Generator().manual_seed(2)
+    drawn = torch.randn(BATCH, 3, size, size, generator=generator).to(device)
+    return drawn, torch.randint(classes, (BATCH,), generator=generator).to(device)
+
+
+def features_of(clip: Any, drawn: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return F.normalize(clip.encode_image(drawn), dim=1)
+
+
 def gradient_step(context: torch.nn.Parameter, loss: Any) -> Step:
     """One SGD step whose outcome is the gradient it took; the context is put back, so that every turn is the same."""
     optimizer = torch.optim.SGD([context], LR, momentum=0.9, weight_decay=5e-4)
@@ -49,7 +65,7 @@ def gradient_step(context: torch.nn.Parameter, loss: Any) -> Step:
     return step
 
 
-def theirs(count: int, num_context: int, part: float = 1.0) -> Any:
+def theirs(count: int, num_context: int, part: float = 1.0, encodes: bool = False) -> Any:
     """As in KaiyangZhou/CoOp's trainers/coop.py, over open_clip's own modules."""
 
     def prepare(setting: Setting) -> Step:
@@ -60,25 +76,35 @@ def theirs(count: int, num_context: int, part: float = 1.0) -> Any:
         prefix, suffix = embeddings[:, :1], embeddings[:, 1 + num_context :]
         context = torch.nn.Parameter(start(embeddings.shape[2], num_context, setting.device))
         features, labels = batch(clip.embed_dim, len(classes), setting.device)
+        if encodes:
+            drawn, labels = inputs(clip, len(classes), setting.device)
 
         def loss() -> torch.Tensor:
+            seen = features_of(clip, drawn) if encodes else features
             x = torch.cat([prefix, context.expand(len(classes), -1, -1), suffix], dim=1)  # (C, 77, W)
             x = model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask)
             x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(dim=1)] @ model.text_projection
-            return F.cross_entropy(clip.logit_scale * features @ F.normalize(x, dim=1).T, labels)
+            return F.cross_entropy(clip.logit_scale * seen @ F.normalize(x, dim=1).T, labels)
 
         return gradient_step(context, loss)
 
     return prepare
 
 
-def ours(count: int, num_context: int, precision: str = "fp32") -> Any:
+def ours(count: int, num_context: int, images: str = "none") -> Any:
+    """``images``: "stored" for a batch of images that are encoded before the step, "encoded" in it."""
+
     def prepare(setting: Setting) -> Step:
-        clip = backbone(setting, precision)
+        clip = backbone(setting)
         classes = names(setting, count)
         method = coop.build(coop.Config(num_context=num_context), clip, Benchmark("classes", tuple(classes)))
         method.context.data = start(method.context.shape[1], num_context, setting.device)
         features, labels = batch(clip.embed_dim, len(classes), setting.device)
+        if images != "none":
+            drawn, labels = inputs(clip, len(classes), setting.device)
+            features = features_of(clip, drawn)
+        if images == "encoded":
+            return gradient_step(method.context, lambda: F.cross_entropy(method(features_of(clip, drawn)), labels))
         return gradient_step(method.context, lambda: F.cross_entropy(method(features), labels))
 
     return prepare
@@ -120,4 +146,16 @@ CASES = (
         memory_at_least=10,
     ),
     step_case(65, 4, 20, 10),
+    Case(
+        "coop-65-images",
+        "a CoOp step from images, 65 classes, 16 shared context tokens: encoded in the step, or once before",
+        (
+            Side("image encoder, 77 tokens of every class", theirs(65, 16, encodes=True), turns=1, memory=False),
+            Side("clipdg, image encoder in the step", ours(65, 16, "encoded"), memory=False),
+            Side("clipdg, features stored", ours(65, 16, "stored"), memory=False),
+        ),
+        gradients,
+        {"relative difference of the gradient": 2e-5},
+        at_least=20,
+    ),
 )

@@ -83,7 +83,10 @@ CASES = (
         "study",
         "zero-shot with three sets of templates and a linear probe with its sweep, 3 seeds, every held-out domain, "
         "2,016 images, against one pass of the encoder",
-        (Side("one pass of the encoder", one_pass), Side("the study", study([*ZERO_SHOT, *PROBE]))),
+        (
+            Side("one pass of the encoder", one_pass, turns=1, memory=False),
+            Side("the study", study([*ZERO_SHOT, *PROBE]), turns=1, memory=False),
+        ),
         encodings,
         {"encodings an image": 1.0},
         at_least=1 / 1.2,
