@@ -82,6 +82,35 @@ def test_bf16_on_a_cpu_follows_its_own_flags() -> None:
     assert placement.cpu_has_bf16() == ("avx512_bf16" in flags)
 
 
+@needs_bf16
+def test_what_bf16_gains_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that the multiplications move: 3 units in fp32, 4 in bf16 are 3/4 of fp32's speed."""
+    now = 0.0
+
+    def linear(rows: Tensor, weight: Tensor) -> None:
+        nonlocal now
+        now += 3.0 if rows.dtype == weight.dtype == torch.float32 else 4.0
+
+    monkeypatch.setattr("time.process_time", lambda: now)
+    monkeypatch.setattr(placement.F, "linear", linear)
+    assert placement.gain_of_bf16() == pytest.approx(0.75)
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    ("gain", "said"), [(0.5, "fp32, bf16 (slower here: 0.50 times the speed of fp32)"), (1.9, "fp32, bf16")]
+)
+def test_the_doctor_says_where_bf16_is_slower(
+    gain: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from clipdg.cli.about import doctor
+
+    monkeypatch.setattr(placement, "gain_of_bf16", lambda: gain)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    doctor()
+    assert f"precision: {said}\n" in capsys.readouterr().out
+
+
 def test_a_device_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "cpu_has_bf16", lambda: False)
     with pytest.raises(ConfigError, match=rf"bf16: {re.escape(placement.cpu_name())} has no bf16 arithmetic.*use fp32"):

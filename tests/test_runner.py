@@ -297,3 +297,23 @@ def test_where_a_backbone_lies_is_neither_in_its_record_nor_in_its_run_id(
         assert record.content["config"]["backbone"]["name"] == "open_clip:local-dir:clip"
         assert str(tmp_path) not in json.dumps(record.content)
         assert record.content["weights"]["random"]
+
+
+@pytest.mark.gpu
+def test_a_second_run_encodes_its_texts_on_the_gpu(own: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning leaves on the CPU what it has used; a run puts its backbone back before the method is built."""
+    places: list[str] = []
+    session = Session(store=FeatureStore())
+    for method in ("zero_shot", "coop"):
+        resolved = settings(f"method={method}", *(["method.epochs=2"] if method == "coop" else []))
+        module = clipdg.catalog.plugin("methods", method)
+        build = module.build
+
+        def watched(config: Any, backbone: Any, benchmark: Benchmark, build: Any = build) -> Any:
+            places.append(next(backbone.parameters()).device.type)
+            return build(config, backbone, benchmark)
+
+        monkeypatch.setattr(module, "build", watched)
+        for seed in (0, 1):
+            run(config.load(values=resolved.values | {"seed": seed}), session=session)
+    assert places == ["cuda"] * 4
