@@ -92,6 +92,8 @@ def check(benchmark: Benchmark, progress: Progress | None = None) -> Found:
         missing = set(domain.subset.labels if domain.subset else range(len(benchmark.classes))) - set(
             domain.rows.labels.tolist()
         )
+        if domain.pool is not None:
+            found.remarks.append(f"{domain.name}: the pool that training images are drawn from was not read.")
         if missing:
             names = [benchmark.classes[label] for label in sorted(missing)]
             found.remarks.append(f"{domain.name} has no image of {_some(names)}.")

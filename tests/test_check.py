@@ -120,6 +120,13 @@ def test_a_class_without_images_is_remarked() -> None:
     assert check.check(array_benchmark([0, 0])).remarks == ["d has no image of y."]
 
 
+def test_a_pool_that_was_not_read_is_remarked(squares: Benchmark) -> None:
+    bright = squares.domains["bright"]
+    pooled = replace(squares, domains={**squares.domains, "bright": replace(bright, pool=lambda: bright.rows)})
+    assert check.check(squares).remarks == []
+    assert check.check(pooled).remarks == ["bright: the pool that training images are drawn from was not read."]
+
+
 def test_published_splits_that_share_an_image_are_named() -> None:
     benchmark = array_benchmark([0, 1, 0], {"train": [0, 1], "test": [1, 2]})
     assert check.check(benchmark).problems == [Problem("in two splits", "d/1", "in test is itself in train")]
