@@ -1,11 +1,25 @@
 """Name -> plug-in: a file in backbones/, benchmarks/, methods/ or objectives/, or a dotted path of the user's own.
 
 A plug-in is a module. backbones: ``load(model, weights) -> Backbone``, with settings of its own a ``Config`` and
-``load(model, weights, config)``. benchmarks: ``Config`` and ``build(config, root) -> Benchmark``. methods: ``Config``
-and ``build(config, backbone, benchmark) -> nn.Module``. objectives: ``Config`` and
+``load(model, weights, config)``. benchmarks: ``Config`` and ``build(config, root) -> Benchmark``. methods: see
+below. objectives: ``Config`` and
 ``build(config, domains, label_smoothing, seed) -> nn.Module``, called with (model, inputs, labels, domains); ``NEEDS``
 is "images", or "domains" for batches with images of each, or "features" if moreover it acts on what the classifier
 reads.
+
+A method is ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``, features (N, D) to logits (N, C), with
+
+    NEEDS_TEXT      whether the backbone must be a CLIP
+    TRAINS          "nothing"; "method", by gradient descent; "solver", by ``module.solve(features, labels)``, with
+                    ``validation`` as a third if ``module.needs_validation``; "everything", the backbone too
+    fit(config)     core.Fit, how it goes down; None if this configuration is solved. Not there if nothing is fitted.
+    LEARNS_CONTEXT  its parameters can stand before other class names, see contexts.py
+    REPRESENTS      ``module.represent(features)`` is what objectives on features act on
+    said(config)    settings that name files, as what these say: they count in a run's identity and stand in its record
+
+The module may have ``refitted`` (on the validation images too, which are then not evaluated), ``story`` (what a record
+tells of the fit, JSON), ``regularized(loss)`` (the loss that a step goes down, of its objective's) and ``learnt()``
+(the tensors that a run leaves beside its record, in the place of its parameters).
 """
 
 from __future__ import annotations

@@ -310,11 +310,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         # The common kinds first: to ask whether an int is a Mapping takes as long as all the rest.
         if value is None or isinstance(value, str | int | float):
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
         elif isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
