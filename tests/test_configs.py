@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SWEEPS = [
     *sorted((ROOT / "configs" / "sweeps").glob("*.yaml")),
     *sorted((ROOT / "experiments").rglob("sweep*.yaml")),
+    *sorted((ROOT / "experiments").rglob("builtin.yaml")),
     RUNS,
 ]
 
