@@ -328,3 +328,11 @@ def test_settings_that_came_later_leave_the_first_records_their_rows() -> None:
         then = records.read(file).content["config"]
         today = records.identity(config.load(values=then).values)
         assert {k: v for k, v in today.items() if k != "picks"} == records.identity(then)
+
+
+def test_keys_that_are_numbers_are_flattened_too() -> None:
+    # classes: {0: landbird} of a benchmark in YAML
+    assert records.flatten({"benchmark": {"classes": {0: "landbird", 1: ["a"]}}}) == {
+        "benchmark.classes.0": "landbird",
+        "benchmark.classes.1": ["a"],
+    }
