@@ -44,10 +44,9 @@ def main(out: Path, devices: int) -> None:
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
         batch_size = 8 // devices
+        ordered = name != "linear_probe" or num_fit % 2 == 0  # a solution of all images knows no order
         if num_fit:
-            trainer.fit(
-                model, loader(1, num_fit, batch_size, devices, ordered=num_fit % 2 == 0), loader(2, 13, batch_size)
-            )
+            trainer.fit(model, loader(1, num_fit, batch_size, devices, ordered=ordered), loader(2, 13, batch_size))
         trainer.test(model, loader(3, 23, batch_size), verbose=False)
         predictions = model.predictions["test"]
         found.append(
