@@ -142,6 +142,15 @@ def test_an_engine_that_was_only_looked_at_leaves_nothing_to_clean_up(monkeypatc
     engines.choose("local", 2)
 
 
+def test_what_ray_reserves_is_refused_elsewhere_and_reaches_it() -> None:
+    with pytest.raises(ConfigError, match="--engine local has no such thing"):
+        engines.choose("local", 1, gpus=0.5)
+    pytest.importorskip("ray", reason="the extra clipdg[ray] is not installed")
+    from clipdg.engines.ray import Ray
+
+    assert engines.choose("ray", 4, cpus=2.0, gpus=0.5) == Ray(4, 2.0, 0.5)
+
+
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'slurm'"):
         engines.choose("slrum", 1)

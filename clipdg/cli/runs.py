@@ -76,6 +76,10 @@ def sweep(
     out: Out = Path("results/sweep"),
     engine: Annotated[str, typer.Option("--engine", help="local, ray or slurm.")] = "local",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
+    cpus: Annotated[float | None, typer.Option("--cpus", min=0.0, help="ray: cores a run, 1 if not given.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus", min=0.0, help="ray: GPUs a run, 1 where there are any; 0.5 shares one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is to do and stop.")] = False,
 ) -> None:
     """Every run of a sweep file that has no record yet.
@@ -92,7 +96,7 @@ def sweep(
 
     with Progress() as progress, stoppable():
         session = Session(progress=progress)
-        chosen = engines.choose(engine, jobs, session)
+        chosen = engines.choose(engine, jobs, session, cpus, gpus)
         surveyed = sweep_.survey(planned, out, session)
         for problem in surveyed.corrupt:
             say(f"clipdg: not counted: {problem}")

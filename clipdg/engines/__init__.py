@@ -71,11 +71,17 @@ class Engine(Protocol):
         """Stop what is still at work, with time to save its state."""
 
 
-def choose(name: str, jobs: int, session: Session | None = None) -> Engine:
+def choose(
+    name: str, jobs: int, session: Session | None = None, cpus: float | None = None, gpus: float | None = None
+) -> Engine:
     """The engine of a name, for ``jobs`` tasks at a time; ``session``: what this process has opened.
+
+    ``cpus`` and ``gpus``: what Ray reserves for each task.
 
     Raises ConfigError if there is none, or if what it needs is not installed.
     """
+    if name in NAMES and name != "ray" and (cpus, gpus) != (None, None):
+        raise ConfigError(f"--cpus and --gpus are what Ray reserves for a run; --engine {name} has no such thing")
     if name == "local":
         from clipdg.engines.local import Local
 
@@ -83,7 +89,7 @@ def choose(name: str, jobs: int, session: Session | None = None) -> Engine:
     if name == "ray":
         from clipdg.engines.ray import Ray
 
-        return Ray(jobs)
+        return Ray(jobs, 1.0 if cpus is None else cpus, 1.0 if gpus is None else gpus)
     if name == "slurm":
         from clipdg.engines.slurm import Slurm
 
