@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.errors import RecordError
-from clipdg.records import NOT_IDENTITY, Record, digest, flatten, read_all
+from clipdg.records import NOT_IDENTITY, Record, digest, identity, read_all
 from clipdg.report.formats import METRICS, Metric, format_mean
 from clipdg.statistics import mean_and_error, student_interval, wilson_interval
 
@@ -238,9 +238,8 @@ def describe_shifts(study: Study) -> str:
 
 def _study_key(record: Record) -> str:
     seeded, shift = record.content["seeded"], record.content["shift"]
-    left_out = (*seeded, *NOT_IDENTITY)
-    own = flatten({"benchmark": record.content["config"]["benchmark"]})
-    settings = {k: v for k, v in own.items() if k not in left_out and k != "benchmark"}
+    own = identity({"benchmark": record.content["config"]["benchmark"]})
+    settings = {k: v for k, v in own.items() if k not in seeded and k != "benchmark"}
     data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
     family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
     return digest([benchmark_name(record), settings, data, family])

@@ -158,6 +158,13 @@ def test_other_images_are_another_study_with_its_own_name() -> None:
     assert sorted(s.slug for s in found) == ["toy", "toy-2"]
 
 
+def test_a_setting_that_came_later_and_has_its_first_value_makes_no_other_study() -> None:
+    before, after = (make_record([evaluation("sketch", "all", 0.5)], method={"name": n}) for n in ("erm", "zero_shot"))
+    for half, expected in (("all", 1), ("base", 2)):
+        config = {**after.content["config"], "benchmark": {**after.content["config"]["benchmark"], "half": half}}
+        assert len(studies([before, Record({**after.content, "config": config})])) == expected
+
+
 def test_labels_name_the_method_and_what_tells_rows_apart() -> None:
     def label(**settings: Any) -> list[str]:
         return sorted((r.label for r in robustness(records(**settings)).rows), key=tables.natural)
