@@ -11,8 +11,8 @@ from clipdg import catalog, config, contexts, records
 from clipdg.core import Backbone, Benchmark, ClipBackbone, known_as
 from clipdg.errors import ConfigError
 from clipdg.prompts import class_directions
-from clipdg.runner import Session, open_backbone
 from clipdg.runner import run as _run
+from clipdg.session import Session, open_backbone
 
 if TYPE_CHECKING:
     from clipdg.classifier import Classifier

@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -31,16 +31,14 @@ from clipdg import (
     catalog,
     config,
     contact,
-    contexts,
     data,
-    halves,
     interpolation,
+    outcome,
     picks,
     placement,
     processes,
     prompts,
     records,
-    skipping,
     states,
     trainer,
 )
@@ -53,74 +51,14 @@ from clipdg.cost import Memory
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore, device_of_runs
-from clipdg.images import fast
 from clipdg.rows import fingerprint, select
-from clipdg.rows.folder import unlooked
 from clipdg.rows.parts import JoinedRows
+from clipdg.session import Session
 from clipdg.templates import Prompted, texts_of
-from clipdg.trainer import Progress
 from clipdg.waypoints import Results, Waypoints
 
 PROTOCOL = 1  # part of every run's identity; raised when the same settings would give another number
 EVALUATION_BATCH = 256
-VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "open_clip_torch", "numpy",
-            "pillow", "scikit-learn")  # fmt: skip
-
-
-@dataclass
-class Session:
-    """What consecutive runs share: opened benchmarks and backbones, and the feature store."""
-
-    store: FeatureStore = field(default_factory=FeatureStore)
-    progress: Progress | None = None
-    _opened: dict[str, Any] = field(default_factory=dict)
-    _fingerprints: dict[int, tuple[Benchmark, str]] = field(default_factory=dict)
-
-    def benchmark(self, settings: Mapping[str, Any]) -> Benchmark:
-        key = records.digest(["benchmark", settings])
-        if key not in self._opened:
-            self._opened[key] = open_benchmark(settings)
-        return self._opened[key]  # type: ignore[no-any-return]
-
-    def backbone(self, settings: Mapping[str, Any]) -> Backbone:
-        key = records.digest(["backbone", settings])
-        if key not in self._opened:
-            self._opened[key] = open_backbone(settings)
-        return self._opened[key]  # type: ignore[no-any-return]
-
-    def data_fingerprint(self, benchmark: Benchmark) -> str:
-        """SHA-256 over the classes and, by domain, which images with which labels; read once a session."""
-        if id(benchmark) not in self._fingerprints:
-            domains = {name: fingerprint(domain, benchmark.classes) for name, domain in benchmark.domains.items()}
-            found = records.digest([benchmark.classes, domains])
-            self._fingerprints[id(benchmark)] = benchmark, found  # kept with it, so that no other gets its id
-        return self._fingerprints[id(benchmark)][1]
-
-
-def open_benchmark(settings: Mapping[str, Any]) -> Benchmark:
-    """The benchmark of checked settings (config.BenchmarkConfig and its own), less what skip and half leave out."""
-    module = catalog.plugin("benchmarks", settings["name"])
-    own = config.plugin_config("benchmark", settings)
-    if settings["skip"] is None:
-        return halves.of(module.build(own, settings["root"]), settings["half"])
-    file = Path(settings["skip"]).expanduser()
-    names = skipping.read(file)
-    with unlooked():  # what the list leaves out may be no image at all
-        benchmark: Benchmark = module.build(own, settings["root"])
-    return halves.of(skipping.without(benchmark, names, str(file)), settings["half"])
-
-
-def open_backbone(settings: Mapping[str, Any]) -> Backbone:
-    """The backbone of checked settings (config.BackboneConfig and its family's own), on the accelerator if any."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    placement.resolve(settings["precision"], device)  # before the slow part
-    family, _, model = settings["name"].partition(":")
-    own = config.plugin_config("backbone", settings)
-    arguments = (model or None, settings["weights"], *([own] if own is not None else []))
-    backbone = catalog.plugin("backbones", family).load(*arguments)
-    if settings["pixels"] == "fast":
-        backbone.preprocessing = fast(backbone.preprocessing)
-    return placement.place(backbone, settings["precision"], device, settings["compile"], settings["features"])
 
 
 def run(resolved: config.Resolved, out: Path | None = None, session: Session | None = None) -> list[records.Record]:
@@ -189,7 +127,7 @@ def encode(resolved: config.Resolved, session: Session) -> None:
         session.store.encode(backbone, domain, session.progress, workers=resolved.values["workers"])
 
 
-def _runs(resolved: config.Resolved, session: Session) -> list[_Run]:
+def _runs(resolved: config.Resolved, session: Session) -> list[Run]:
     """One for each shift, with all that is wrong with their settings found."""
     values = resolved.values
     method = catalog.plugin("methods", values["method"]["name"])
@@ -205,7 +143,7 @@ def _runs(resolved: config.Resolved, session: Session) -> list[_Run]:
         )
     _check_objective(values, method, catalog.plugin("objectives", values["objective"]["name"]))
     _check_fit(values, method)
-    return [_Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
+    return [Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
 
 
 def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: ModuleType) -> None:
@@ -284,7 +222,7 @@ def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
     return chosen
 
 
-class _Run:
+class Run:
     """One configuration on one shift."""
 
     def __init__(
@@ -316,7 +254,7 @@ class _Run:
 
         Weights ``random:0`` and ``random:${seed}`` are the same at seed 0, but stand in rows of their own.
         """
-        said = {f"method.{k}": v for k, v in self._said().items()}
+        said = {f"method.{k}": v for k, v in self.said().items()}
         settings = self.resolved.identity() | said | {"shift": self.shift.name, "backbone.name": self.backbone.name}
         del settings["picks"]  # the list counts, not where it lies
         story = {
@@ -658,7 +596,7 @@ class _Run:
 
     def _state_file(self, out: Path) -> Path:
         """Of a fit that is interrupted; only the same versions go on with it."""
-        versions = records.digest({name: version(name) for name in VERSIONS})
+        versions = records.digest({name: version(name) for name in outcome.VERSIONS})
         return states.checkpoint(out, f"{self.run_id}-{versions[:8]}")
 
     @property
@@ -725,11 +663,13 @@ class _Run:
         timing: dict[str, Any],
         out: Path | None,
     ) -> records.Record:
-        stored = _publish_once(out, self.run_id, ".parquet", self._predictions(classifier)) if out else None
-        content = self._content(classifier, on_the_way, curve, fit_rows, timing, stored)
+        stored = None
+        if out:
+            stored = outcome.publish_once(out, self.run_id, ".parquet", outcome.predictions_of(self, classifier))
+        content = outcome.content_of(self, classifier, on_the_way, curve, fit_rows, timing, stored)
         if out and self.method.TRAINS in ("method", "solver"):
-            learnt = self._learnt(classifier.method)
-            content["learnt"] = _publish_once(out, self.run_id, ".safetensors", learnt)
+            learnt = outcome.learnt_of(self, classifier.method)
+            content["learnt"] = outcome.publish_once(out, self.run_id, ".safetensors", learnt)
         record = records.Record(content)
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"
@@ -741,87 +681,7 @@ class _Run:
                 return first  # another process was faster
         return record
 
-    def _content(
-        self,
-        classifier: Classifier,
-        on_the_way: dict[int, Results],
-        curve: dict[float, Results] | None,
-        fit_rows: dict[str, np.ndarray],
-        timing: dict[str, Any],
-        predictions: dict[str, str] | None,
-    ) -> dict[str, Any]:
-        weights = self.backbone.weights
-        values = copy.deepcopy(self.values) | {"shift": self.shift.name}
-        values["method"] |= self._said()
-        values["benchmark"].pop("root")
-        values["benchmark"].pop("skip")
-        values["benchmark"].pop("places", None)
-        values["backbone"] |= {"name": self.backbone.name, "weights": weights.tag}  # without the folders they lie in
-        for name in ("workers", "devices", "strategy"):
-            values.pop(name)
-        values["picks"] = self.picks.digest[:16] if self.picks else None
-        for name in ("hparams_seed", "picks"):
-            if values[name] is None:
-                values.pop(name)
-        evaluations = self._listed("step", on_the_way | {classifier.num_steps: classifier.results})
-        extra: dict[str, Any] = {"fit": classifier.method.story} if getattr(classifier.method, "story", None) else {}
-        if curve is not None:
-            whole = curve | {self.values["method"]["alpha"]: classifier.results}
-            extra["curve"] = self._listed("alpha", dict(sorted(whole.items())))
-        ids = {name: [self.benchmark.domains[name].rows.ids[i] for i in rows] for name, rows in fit_rows.items()}
-        fits = self.method.TRAINS != "nothing"
-        return {
-            "schema": records.SCHEMA,
-            "run_id": self.run_id,
-            "status": "done",
-            "config": values,
-            "seeded": list(self.resolved.seeded),
-            "shift": {
-                "name": self.shift.name,
-                "sources": list(self.shift.sources),
-                "targets": list(self.shift.targets),
-            },
-            "evaluations": evaluations,
-            "weights": {
-                "backbone": weights.backbone,
-                "tag": weights.tag,
-                "fingerprint": weights.fingerprint,
-                "random": weights.random,
-                "provenance": dict(weights.provenance),
-                "preprocessing": {
-                    k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.backbone.preprocessing).items()
-                },
-            },
-            "data": {
-                "benchmark": self.benchmark.name,
-                "fingerprint": self.data_fingerprint,
-                "classes": list(self.benchmark.classes),
-                "num_fit": sum(len(r) for r in fit_rows.values()) if fits else 0,
-                "num_images": {d: {s: len(r) for s, r in self.splits[d].items()} for d in self.tested},
-                "fitted_on": ids if fits and (self.values["shots"] or self.picks) else None,
-                "templates": list(self.texts.templates) if self.texts else None,
-                "notes": list(self.benchmark.notes),
-                "citation": self.benchmark.citation,
-                "provenance": dict(self.benchmark.provenance),
-                "skipped": list(self.benchmark.skipped),
-                "eval_only": [name for name, domain in self.tested.items() if domain.eval_only],
-            },
-            "versions": {"clipdg": version("clipdg"), "python": platform.python_version()}
-            | {name: version(name) for name in VERSIONS},
-            "timing": timing,
-            "predictions": predictions,
-        } | extra
-
-    def _listed(self, key: str, results: Mapping[Any, Results]) -> list[dict[str, Any]]:
-        """Results as they stand in a record, each with what they are of under ``key``."""
-        return [
-            {"domain": domain, "split": split, key: of, "num_images": num, "metrics": metrics}
-            for of, by_domain in results.items()
-            for (domain, split), metrics in by_domain.items()
-            if (num := self._num_images(domain, split))
-        ]
-
-    def _said(self) -> dict[str, Any]:
+    def said(self) -> dict[str, Any]:
         """Settings that name prompts, as what they say: the templates of a set or a file, the sentences' SHA-256."""
         given = self.values["method"]
         said: dict[str, Any] = {}
@@ -833,75 +693,11 @@ class _Run:
             said |= self.method.said(config.plugin_config("method", given))
         return said
 
-    def _learnt(self, method: nn.Module) -> bytes:
-        """The method's parameters as a file, see contexts.py."""
-        made = {
-            "run_id": self.run_id,
-            "benchmark": self.benchmark.name,
-            "data": self.data_fingerprint,
-            "shift": self.shift.name,
-            "sources": list(self.shift.sources),
-            "shots": self.values["shots"],
-            "seed": self.seed,
-            "versions": {name: version(name) for name in ("clipdg", "torch", "lightning")},
-        }
-        settings = self.values["method"] | self._said()
-        return contexts.content(method, settings, self.benchmark.classes, self.backbone, made)
-
-    def _num_images(self, domain: str, split: str) -> int:
-        splits = self.splits[domain]
-        if split in splits:
-            return len(splits[split])
-        whole = np.concatenate(list(splits.values()))
-        if split == "all":
-            return len(whole)
-        view = self.benchmark.domains[domain].views[split]
-        labels = self.benchmark.domains[domain].rows.labels[splits.get("test", whole)]
-        return int(np.isin(labels, view.ids).sum())
-
-    def _predictions(self, classifier: Classifier) -> bytes:
-        """One row per evaluated image, as Parquet."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        tables = []
-        for name, found in classifier.predictions.items():
-            split_of = {int(row): split for split, rows in self.splits[name].items() for row in rows}
-            ids = self.benchmark.domains[name].rows.ids
-            rows = found.indices.tolist()
-            tables.append(
-                pa.table(
-                    {
-                        "domain": pa.array([name] * len(rows)).dictionary_encode(),
-                        "split": pa.array([split_of[r] for r in rows]).dictionary_encode(),
-                        "id": pa.array([ids[r] for r in rows]),
-                        "label": pa.array(found.labels.numpy(), pa.int16()),
-                        "prediction": pa.array(found.predicted.numpy(), pa.int16()),
-                        "confidence": pa.array(found.confidence.numpy(), pa.float32()),
-                    }
-                )
-            )
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            pa.concat_tables(tables, promote_options="default").unify_dictionaries(), sink, compression="zstd"
-        )
-        return bytes(sink.getvalue())
-
 
 def _share(values: dict[str, Any], seeded: tuple[str, ...], out: Path | None, store: Path) -> dict[str, Any]:
     """The work of one of several processes."""
     [one] = _runs(config.Resolved(values, seeded), Session(FeatureStore(store)))
     return one.share(out)
-
-
-def _publish_once(out: Path, run_id: str, ending: str, content: bytes) -> dict[str, str]:
-    """The name under ``out`` and the digest of a file with this content, for a record: no other process replaces it."""
-    path, digest = out / f"{run_id}{ending}", records.hash_bytes(content)
-    if not records.publish(path, content, replace=False) and path.read_bytes() != content:
-        # Another version's, or what an interrupted copy left.
-        path = out / f"{run_id}-{digest[:8]}{ending}"
-        records.publish(path, content)
-    return {"file": path.name, "digest": digest}
 
 
 def _squashed(spec: Preprocessing) -> Preprocessing:

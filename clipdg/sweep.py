@@ -21,7 +21,7 @@ from clipdg.records import Record, flatten
 from clipdg.sweep_file import plan as plan
 
 if TYPE_CHECKING:
-    from clipdg.runner import Session
+    from clipdg.session import Session
     from clipdg.trainer import Progress
 
 ATTEMPTS = 3
@@ -124,7 +124,7 @@ def execute(
 
     Raises StorageError if the records cannot be written there: no other run would have a chance.
     """
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
     session = Session(progress=progress)
     return complete(survey(planned, out, session), out, Local(session=session), on_step)

@@ -256,7 +256,7 @@ def test_a_list_has_comments_and_names_nothing_twice(tmp_path: Path) -> None:
 
 def test_what_is_left_out_need_not_be_an_image_and_all_else_must(root: Path) -> None:
     from clipdg.config import load
-    from clipdg.runner import open_benchmark
+    from clipdg.session import open_benchmark
 
     (root / "photo" / "dog" / "pic_001.png").write_bytes(b"")
     file = root.parent / "skip.txt"

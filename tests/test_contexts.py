@@ -14,6 +14,7 @@ from clipdg.cli import main
 from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, DataError
 from clipdg.methods import coop
+from clipdg.session import Session
 
 CLASSES = ("circle", "square", "heart")
 OTHERS = ("star", "ring", "cross", "moon")
@@ -81,7 +82,7 @@ def test_a_fitted_run_leaves_its_context_and_a_run_of_it_finds_the_same_numbers(
     moved = tmp_path / "elsewhere.safetensors"
     moved.write_bytes(file.read_bytes())
     [third] = runner.identify(config.load(values={**given, "method": {"name": "context", "file": str(moved)}}),
-                              runner.Session())  # fmt: skip
+                              Session())  # fmt: skip
     assert third.run_id == second.run_id
 
 

@@ -15,7 +15,7 @@ from clipdg import config, engines, interruption, records, states, sweep
 from clipdg.engines import Engine
 from clipdg.engines.local import Local
 from clipdg.errors import ConfigError, StorageError
-from clipdg.runner import Session
+from clipdg.session import Session
 
 MINE = "plugins_of.a_user"
 

@@ -363,7 +363,7 @@ def test_a_domain_without_images_has_no_features(clip: ClipBackbone, tmp_path: P
 
 @pytest.mark.skipif(not placement.cpu_has_bf16(), reason="this CPU has no bf16 arithmetic")
 def test_bf16_features_are_stored_beside_those_of_fp32(domain: Domain, tmp_path: Path) -> None:
-    from clipdg.runner import open_backbone
+    from clipdg.session import open_backbone
 
     settings = {"name": "tiny", "weights": "random:0", "compile": False, "pixels": "exact", "features": "projected"}
     store = FeatureStore(tmp_path)
@@ -477,7 +477,7 @@ def test_two_processes_with_gloo_store_the_same_bits_as_one(tmp_path: Path, jpeg
 
 def test_fast_pixels_have_features_and_records_of_their_own(clip: ClipBackbone, domain: Domain) -> None:
     from clipdg import config
-    from clipdg.runner import open_backbone
+    from clipdg.session import open_backbone
 
     keys, identities = [], []
     weights = clip.weights.fingerprint

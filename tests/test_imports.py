@@ -59,6 +59,7 @@ LAYERS = (
     ),
     ("classifier", "features", "check"),
     ("pretrain", "fetch"),
+    ("session", "outcome"),
     ("runner",),
     ("engines",),
     ("classify", "sweep_file", "sweep", "api"),

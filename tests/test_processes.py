@@ -12,7 +12,8 @@ import pytest
 
 from clipdg import config, processes
 from clipdg.errors import ConfigError, DivergedError
-from clipdg.runner import Session, run
+from clipdg.runner import run
+from clipdg.session import Session
 
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 ERM = {"name": "erm", "augment": "none", "epochs": 2, "lr": 1e-3, "batch_size": 8}

@@ -16,7 +16,8 @@ from clipdg import config, records
 from clipdg.core import Benchmark, Domain, Rows, leave_one_out
 from clipdg.errors import ConfigError, DataError
 from clipdg.features import FeatureStore
-from clipdg.runner import Session, run
+from clipdg.runner import run
+from clipdg.session import Session
 
 
 @pytest.fixture

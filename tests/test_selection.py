@@ -13,8 +13,9 @@ from clipdg import config, sweep
 from clipdg.errors import ConfigError, RecordError
 from clipdg.records import read_all
 from clipdg.report.protocol import protocol
-from clipdg.runner import Session, identify
+from clipdg.runner import identify
 from clipdg.selection import Checkpoint, Criterion, select
+from clipdg.session import Session
 
 DOMAINS = ("A", "C", "P")
 

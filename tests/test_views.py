@@ -20,7 +20,8 @@ from clipdg.core import Benchmark, ClipBackbone, Domain, Preprocessing
 from clipdg.errors import ConfigError
 from clipdg.features import FeatureStore
 from clipdg.rows import select
-from clipdg.runner import Session, run
+from clipdg.runner import run
+from clipdg.session import Session
 
 
 def by_pillow(image: Image.Image, size: int, seed: int) -> Image.Image:

@@ -50,7 +50,7 @@ def check(
     from clipdg import check as check_
     from clipdg import records
     from clipdg.rows.folder import unlooked
-    from clipdg.runner import open_benchmark
+    from clipdg.session import open_benchmark
 
     known = check_.read_manifest(against) if against else None
     with Progress() as progress, unlooked():

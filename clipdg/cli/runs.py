@@ -56,8 +56,8 @@ def run(
     resolved = config.load(file, overrides)
     if out is not None:
         check_folder(out)
-    from clipdg.runner import Session
     from clipdg.runner import run as run_
+    from clipdg.session import Session
 
     with Progress() as progress, stoppable():
         records = run_(resolved, out, Session(progress=progress))
@@ -92,7 +92,7 @@ def sweep(
     if not dry_run:
         check_folder(out)
     from clipdg import engines
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
     with Progress() as progress, stoppable():
         session = Session(progress=progress)

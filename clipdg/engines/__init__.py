@@ -30,7 +30,7 @@ from clipdg.errors import (
 )
 
 if TYPE_CHECKING:
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
 NAMES = ("local", "ray", "slurm")
 # elsewhere: another process is at work on it; storage: nothing can be written, so that no other run has a chance.

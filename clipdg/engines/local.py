@@ -23,7 +23,7 @@ from clipdg import interruption, states
 from clipdg.engines import Ended, Task, perform
 
 if TYPE_CHECKING:
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
 GRACE = 30.0  # seconds that a worker has to save its state
 
@@ -59,7 +59,7 @@ class Local:
     def _here(
         self, tasks: Sequence[Task], on_start: Callable[[Task], None] | None
     ) -> Generator[tuple[Task, Ended], None, None]:
-        from clipdg.runner import Session
+        from clipdg.session import Session
 
         self.session = self.session or Session()
         for task in tasks:
@@ -162,7 +162,7 @@ def _work(connection: Connection, log: Path, jobs: int) -> None:
         with interruption.stoppable():
             import torch
 
-            from clipdg.runner import Session
+            from clipdg.session import Session
 
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
             session = Session()

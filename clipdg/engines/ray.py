@@ -16,7 +16,7 @@ from clipdg.engines import Ended, Task, ending
 from clipdg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
 LOST = 2  # times that Ray starts a task again whose node or process was lost
 _session: list[Session] = []  # of a worker process: libraries, weights and features are loaded once
@@ -98,7 +98,7 @@ class Ray:
 def _perform(task: Task) -> Ended:
     import clipdg  # noqa: F401  # before torchvision is looked for
     from clipdg.engines import perform
-    from clipdg.runner import Session
+    from clipdg.session import Session
 
     if not _session:
         _session.append(Session())

@@ -30,7 +30,7 @@ class Share:
         self.tasks, self.ended = list(tasks), list(ended)
 
     def __call__(self) -> list[Ended]:
-        from clipdg.runner import Session
+        from clipdg.session import Session
 
         session = Session()
         while len(self.ended) < len(self.tasks):

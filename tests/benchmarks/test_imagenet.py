@@ -25,7 +25,8 @@ from clipdg.errors import ConfigError, DataError
 from clipdg.features import FeatureStore
 from clipdg.report import tables
 from clipdg.rows import Hub, open_table
-from clipdg.runner import Session, run
+from clipdg.runner import run
+from clipdg.session import Session
 
 INDEX = {one.wnid: i for i, one in enumerate(classes())}
 PROMPT = 'method.templates=["{}"]'  # tiny reads 48 letters

@@ -18,6 +18,7 @@ from clipdg.core import Benchmark, ClipBackbone
 from clipdg.errors import ConfigError, RecordError
 from clipdg.methods import wise_ft
 from clipdg.report import tables
+from clipdg.session import open_benchmark
 
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
@@ -74,7 +75,7 @@ def test_an_impossible_number_in_a_curve_is_refused(tmp_path: Path) -> None:
 
 def test_fine_tuning_is_the_authors_loop() -> None:
     record = run("method.alpha=1", "method.batch_size=29")
-    benchmark = runner.open_benchmark(config.load(overrides=[*BASE]).values["benchmark"])
+    benchmark = open_benchmark(config.load(overrides=[*BASE]).values["benchmark"])
     backbone = clipdg.load_backbone("tiny", "random:0")
     assert isinstance(backbone, ClipBackbone)
     assert isinstance(backbone, nn.Module)

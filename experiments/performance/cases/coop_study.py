@@ -27,6 +27,7 @@ from cases.study import CLASSES, DOMAINS, TEMPLATES
 from clipdg import config, data, features, runner
 from clipdg.benchmarks import folder as benchmark
 from clipdg.core import Benchmark
+from clipdg.session import Session
 
 SEED, SHOTS, NUM_CONTEXT, BATCH, LR = 0, 1, 16, 32, 2e-3
 EPOCHS = 50  # the paper's for one shot
@@ -153,7 +154,7 @@ def epochs(setting: Setting) -> int:
 def ours(setting: Setting) -> Step:
     clip = backbone(setting)
     root, place = photos(setting), scratch()
-    session = runner.Session()
+    session = Session()
     methods = {f"zero_shot {i}": {"name": "zero_shot", "templates": t} for i, t in enumerate(TEMPLATES)}
     methods["linear_probe"] = {"name": "linear_probe", "sweep": True}
     methods["coop"] = {"name": "coop", "num_context": NUM_CONTEXT, "epochs": epochs(setting), "batch_size": BATCH}

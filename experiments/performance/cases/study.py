@@ -16,6 +16,7 @@ from cases._towers import backbone
 from cases.images import scratch
 from clipdg import config, features, runner
 from clipdg.benchmarks import folder as benchmark
+from clipdg.session import Session
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -62,7 +63,7 @@ def study(methods: Sequence[Mapping[str, Any]], per_class: int) -> Callable[[Set
         def step() -> int:
             shutil.rmtree(place / "cache", ignore_errors=True)
             os.environ["CLIPDG_CACHE"] = str(place / "cache")
-            session = runner.Session(store=features.FeatureStore())
+            session = Session(store=features.FeatureStore())
             for method in methods:
                 for seed in SEEDS:
                     values = {"benchmark": {"name": "folder", "root": str(root)}, "method": dict(method), "seed": seed}
