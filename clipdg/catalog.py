@@ -18,8 +18,9 @@ A method is ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``, 
     said(config)    settings that name files, as what these say: they count in a run's identity and stand in its record
 
 The module may have ``refitted`` (on the validation images too, which are then not evaluated), ``story`` (what a record
-tells of the fit, JSON), ``regularized(loss)`` (the loss that a step goes down, of its objective's) and ``learnt()``
-(the tensors that a run leaves beside its record, in the place of its parameters).
+tells of the fit, JSON), ``regularized(loss)`` (the loss that a step goes down, of its objective's), ``learnt()`` (the
+tensors that a run leaves beside its record, in the place of its parameters) and, of one that trains everything,
+``trains(name)`` (whether the backbone's parameter of that name, on which image features depend, is trained).
 """
 
 from __future__ import annotations

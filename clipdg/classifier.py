@@ -163,6 +163,9 @@ class Classifier(lightning.LightningModule):
         backbone.requires_grad_(trains_backbone)
         if trains_backbone:
             _train_image_tower_alone(backbone)
+            if hasattr(method, "trains"):
+                for name, parameter in backbone.named_parameters():
+                    parameter.requires_grad_(parameter.requires_grad and method.trains(name))  # type: ignore[operator]
 
     def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
         """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""

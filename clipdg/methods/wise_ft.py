@@ -14,14 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from clipdg import prompts
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
-from clipdg.errors import ConfigError
-from clipdg.templates import Prompted, texts_of
+from clipdg.methods._zero_shot_head import ZeroShotHead, directions
+from clipdg.templates import Prompted
 
 TRAINS = "everything"
 NEEDS_TEXT = True
@@ -42,29 +39,19 @@ class Config(Prompted):
     augment: Literal["none", "light", "domainbed", "crop"] = "crop"
 
 
-class Head(nn.Module):
-    """A linear classifier over features of unit length."""
+class Head(ZeroShotHead):
+    """The zero-shot classifier, and where on the line the run is evaluated."""
 
     def __init__(self, directions: Tensor, scale: float, alpha: float) -> None:
         """``directions``: (C, D) of unit length."""
-        super().__init__()
-        self.weight = nn.Parameter(scale * directions)
-        self.bias = nn.Parameter(torch.zeros(len(directions), device=directions.device))
+        super().__init__(directions, scale)
         self.alpha = alpha
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, C)"""
-        return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
     """Raises ConfigError for prompts that differ between domains, since there is one head."""
     assert isinstance(backbone, ClipBackbone)
-    texts = texts_of(config, benchmark)
-    if texts.domain_aware:
-        raise ConfigError("wise_ft starts from one classifier for all domains; leave {domain} out of its templates")
-    directions = prompts.prompt_directions(backbone, texts.prompts(benchmark.classes), config.ensemble)
-    return Head(directions, backbone.logit_scale, config.alpha)
+    return Head(directions("wise_ft", config, backbone, benchmark), backbone.logit_scale, config.alpha)
 
 
 def fit(config: Config) -> Fit:

@@ -1,0 +1,41 @@
+"""The zero-shot classifier as a linear layer to start from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg import prompts
+from clipdg.core import Benchmark, ClipBackbone
+from clipdg.errors import ConfigError
+from clipdg.templates import Prompted, texts_of
+
+
+class ZeroShotHead(nn.Module):
+    """A linear classifier over features of unit length: class directions times the logit scale, and a bias of 0."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, directions: Tensor, scale: float, *, learns: bool = True) -> None:
+        """``directions``: (C, D) of unit length."""
+        super().__init__()
+        weight, bias = scale * directions, torch.zeros(len(directions), device=directions.device)
+        if learns:
+            self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        else:
+            self.register_buffer("weight", weight)
+            self.register_buffer("bias", bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
+
+
+def directions(method: str, config: Prompted, backbone: ClipBackbone, benchmark: Benchmark) -> Tensor:
+    """(C, D) of unit length. Raises ConfigError for prompts that differ between domains, since there is one head."""
+    texts = texts_of(config, benchmark)
+    if texts.domain_aware:
+        raise ConfigError(f"{method} starts from one classifier for all domains; leave {{domain}} out of its templates")
+    return prompts.prompt_directions(backbone, texts.prompts(benchmark.classes), config.ensemble)

@@ -1,0 +1,140 @@
+"""LoRA: low-rank updates of the image tower's attention projections, from the zero-shot classifier.
+
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685; through peft. Each chosen
+matrix W becomes W + alpha / rank · B A, where A (rank, inputs) is random and B (outputs, rank) is zero, and only A and
+B learn: a run starts at zero-shot. Rank, alpha, dropout, learning rate and batch size are those of CLIP-LoRA (Zanella
+and Ben Ayed, 2024, arXiv:2405.18541; MaxZanella/CLIP-LoRA at 5f32cce).
+
+Different from CLIP-LoRA: the text tower and with it the classifier stay as they are, and the attention's output
+projection is updated too. Query, key and value that are one matrix (tiny, open_clip) share one update of this rank.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.errors import ConfigError
+from clipdg.methods._zero_shot_head import ZeroShotHead, directions
+from clipdg.templates import Prompted
+
+TRAINS = "everything"
+NEEDS_TEXT = True
+FUSED = re.compile(r"model\.visual\.transformer\.resblocks\.\d+\.attn")  # open_clip
+PROJECTIONS = re.compile(
+    r"image\.blocks\.\d+\.(qkv|out)"  # tiny:vit
+    r"|model\.vision_model\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)"  # transformers
+    rf"|{FUSED.pattern}\.(qkv|out)"
+)
+
+
+@dataclass
+class Config(Prompted):
+    """Prompts: see templates.py. ``dropout``: of an update's inputs. ``head``: whether the classifier learns too."""
+
+    rank: int = field(default=2, metadata={"min": 1})
+    alpha: float = field(default=1.0, metadata={"min": 0.0})
+    dropout: float = field(default=0.25, metadata={"min": 0.0, "max": 0.999})
+    head: bool = False
+    epochs: int = field(default=10, metadata={"min": 1})
+    lr: float = field(default=2e-4, metadata={"min": 0.0, "max": 100.0})
+    batch_size: int = field(default=32, metadata={"min": 1})
+    weight_decay: float = field(default=0.01, metadata={"min": 0.0})
+    label_smoothing: float = field(default=0.0, metadata={"min": 0.0, "max": 0.999})
+    augment: Literal["none", "light", "domainbed", "crop"] = "crop"
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention of one input, with its parameters in two linear layers that can be wrapped.
+
+    peft's own wrapper of nn.MultiheadAttention (0.21) adds the output projection's update twice.
+    """
+
+    def __init__(self, fused: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = fused.num_heads
+        width = fused.embed_dim
+        self.qkv, self.out = nn.Linear(width, 3 * width, device="meta"), fused.out_proj
+        self.qkv.weight, self.qkv.bias = fused.in_proj_weight, fused.in_proj_bias
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool, attn_mask: Tensor | None
+    ) -> tuple[Tensor, None]:
+        """(N, L, W) three times the same -> (N, L, W), None."""
+        assert query is key is value
+        assert not need_weights
+        n, length, width = query.shape
+        qkv = self.qkv(query).view(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, L, W / H) each
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.out(mixed.transpose(1, 2).reshape(n, length, width)), None
+
+
+class Head(ZeroShotHead):
+    """The zero-shot classifier, over a tower of which the updates alone are trained."""
+
+    def trains(self, name: str) -> bool:
+        """Whether the backbone's parameter ``name`` is."""
+        return ".lora_" in name
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+    """Changes ``backbone``. Raises ConfigError if its image tower has no attention projections known here."""
+    assert isinstance(backbone, ClipBackbone)
+    head = Head(directions("lora", config, backbone, benchmark).clone(), backbone.logit_scale, learns=config.head)
+    adapt(backbone, config)
+    return head
+
+
+def adapt(backbone: Backbone, config: Config) -> None:
+    """Put updates that are zero into ``backbone``. Raises ConfigError; see ``build``."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    assert isinstance(backbone, nn.Module)
+    for name, module in list(backbone.named_modules()):
+        if FUSED.fullmatch(name) and _can_be_cut(module):
+            backbone.set_submodule(name, SelfAttention(module))
+    names = [n for n, m in backbone.named_modules() if PROJECTIONS.fullmatch(n) and isinstance(m, nn.Linear)]
+    if not names:
+        raise ConfigError(
+            f"lora updates the attention of vision transformers: tiny:vit, open_clip's own ViTs and those of "
+            f"transformers; {backbone.name} has none of these; use wise_ft or erm with it"
+        )
+    how = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="|".join(map(re.escape, names)),
+    )
+    inject_adapter_in_model(how, backbone)
+
+
+def fit(config: Config) -> Fit:
+    return Fit(
+        optimizer="adamw",
+        lr=config.lr,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        schedule="cosine_after_warmup",
+        label_smoothing=config.label_smoothing,
+        augment=config.augment,
+    )
+
+
+def _can_be_cut(module: nn.Module) -> bool:
+    """Whether SelfAttention is the same function."""
+    return (
+        isinstance(module, nn.MultiheadAttention)
+        and module.batch_first
+        and module.in_proj_weight is not None
+        and module.in_proj_bias is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+        and not module.dropout
+    )
