@@ -25,6 +25,8 @@ class Metric:
     decimals: int = 1
 
 
+LATEX_ROWS = 40  # more do not fit on a page with their caption
+
 METRICS = {
     m.name: m
     for m in (
@@ -102,20 +104,10 @@ def to_markdown(t: Table) -> str:
 
 
 def to_latex(t: Table, caption: str, label: str) -> str:
-    """A ``table`` for ``\\usepackage{booktabs}``; best bold, second best underlined; decimals aligned by phantoms."""
+    """``latex_table`` of it; best bold, second best underlined; decimals aligned by phantoms."""
     errors = [t.text(r, c).partition(" ± ")[2] for r in t.rows for c in t.columns if r.cells[c.key].mean is not None]
     width = max(map(len, errors), default=0)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
-        f"\\caption{{{escape_latex(caption)}}}",
-        f"\\label{{tab:{label}}}",
-        f"\\begin{{tabular}}{{lr{'r' * len(t.columns)}}}",
-        "\\toprule",
-        "method & seeds & " + " & ".join(escape_latex(_head(c)) for c in t.columns) + " \\\\",
-        "\\midrule",
-    ]
+    lines = []
     for row in t.rows:
         cells = []
         for c in t.columns:
@@ -133,7 +125,43 @@ def to_latex(t: Table, caption: str, label: str) -> str:
             note = row.cells[c.key].note
             cells.append(f"{mean} {escape_latex(note)}" if note else mean)
         lines.append(f"{escape_latex(row.label)} & {len(row.seeds)} & " + " & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    heads = ["method", "seeds", *(_head(c) for c in t.columns)]
+    return latex_table("lr" + "r" * len(t.columns), heads, lines, caption, label)
+
+
+def latex_table(columns: str, heads: Sequence[str], body: Sequence[str], caption: str, label: str) -> str:
+    """A ``table`` with booktabs, made smaller where it is wider than the text; a ``longtable`` where it fits no page.
+
+    ``columns`` opens with an ``l``, the rows' names, which wrap in a long table. ``heads`` and ``caption`` are text as
+    it is; ``body`` is lines of LaTeX.
+    """
+    head = ["\\toprule", " & ".join(map(escape_latex, heads)) + " \\\\", "\\midrule"]
+    caption, label = f"\\caption{{{escape_latex(caption)}}}", f"\\label{{tab:{label}}}"
+    if len(body) > LATEX_ROWS:
+        lines = [
+            "% needs \\usepackage{booktabs,longtable}",
+            "{\\scriptsize\\setlength{\\tabcolsep}{2pt}",
+            f"\\begin{{longtable}}{{p{{0.18\\linewidth}}{columns[1:]}}}",
+            f"{caption}{label} \\\\",
+            *(*head, "\\endfirsthead", *head, "\\endhead", "\\bottomrule", "\\endfoot"),
+            *body,
+            "\\end{longtable}}",
+        ]
+    else:
+        lines = [
+            "% needs \\usepackage{booktabs,graphicx}",
+            "\\begin{table}",
+            "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+            caption,
+            label,
+            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+            f"\\begin{{tabular}}{{{columns}}}",
+            *head,
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}}",
+            "\\end{table}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -141,7 +169,9 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "√": r"$\surd$", "†": r"$\dagger$",
-    "×": r"$\times$", "…": r"\dots{}", "–": "--",
+    "×": r"$\times$", "·": r"$\cdot$", "…": r"\dots{}", "–": "--", "—": "---", "“": "``", "”": "''", "’": "'",
+    "ρ": r"$\rho$", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "σ": r"$\sigma$",
+    "τ": r"$\tau$", "μ": r"$\mu$", "²": "$^2$",
 }  # fmt: skip
 
 

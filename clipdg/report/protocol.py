@@ -215,24 +215,8 @@ def _latex(table: Table, label: str) -> str:
     escape = formats.escape_latex
     head, *body = table.lines
     lines = [" & ".join(escape(x).replace("+/-", "$\\pm$") for x in line) + " \\\\" for line in body]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}",
-            "\\centering\\small",
-            f"\\caption{{{escape(table.title)}, {escape(CRITERIA[table.criterion])}. {escape(SPREAD)}.}}",
-            f"\\label{{tab:{label}}}",
-            f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
-            "\\toprule",
-            " & ".join(map(escape, head)) + " \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-            "",
-        ]
-    )
+    caption = f"{table.title}, {CRITERIA[table.criterion]}. {SPREAD}."
+    return formats.latex_table(f"l{'c' * (len(head) - 1)}", head, lines, caption, label)
 
 
 def _markdown(found: Protocol, notes: Sequence[str]) -> str:

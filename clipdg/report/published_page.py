@@ -176,8 +176,13 @@ def _values(row: pd.Series) -> list[float]:
 
 def _models(frame: pd.DataFrame) -> list[tuple[str, str, int, pd.Series]]:
     """(model, weights, resolution, its row) of each row."""
-    model, weights, resolution = (frame.index.get_level_values(k) for k in ("model", "weights", "resolution"))
-    return [(str(model[i]), str(weights[i]), int(resolution[i]), frame.iloc[i]) for i in range(len(frame))]
+    return [(*key, frame.iloc[i]) for i, key in enumerate(_keys(frame))]
+
+
+def _keys(frame: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """(model, weights, resolution) of each row."""
+    levels = (frame.index.get_level_values(k) for k in ("model", "weights", "resolution"))
+    return [(str(model), str(weights), int(size)) for model, weights, size in zip(*levels, strict=True)]
 
 
 def _openai(frame: pd.DataFrame) -> pd.DataFrame:
@@ -295,7 +300,7 @@ def _series(line: Line, frames: Mapping[str, pd.DataFrame]) -> list[scatter.Seri
         known = known[[line.x, line.y]].dropna() if {line.x, line.y} <= set(known.columns) else known.iloc[:0]
         if len(known):
             known = known[known[line.x] >= FLOOR]
-        names = tuple(_detail(m, w, s) for m, w, s, _ in _models(known))
+        names = tuple(_detail(m, w, s) for m, w, s in _keys(known))
         x, y = (known[c].to_numpy(float) if len(known) else np.empty(0) for c in (line.x, line.y))
         return scatter.Series(title, look, names, x, y, tuple(labelled.items()))
 
@@ -355,24 +360,7 @@ def _latex(grid: Grid, caption: str) -> str:
         cells = [escape(grid.text(number, c)) for c in range(len(grid.heads))]
         name = f"\\quad {escape(label)}" if kind == "difference" else f"{escape(label)} \\emph{{{escape(detail)}}}"
         body.append(f"{name} & {' & '.join(cells)} \\\\" + (" \\addlinespace" if kind == "difference" else ""))
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}",
-            "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
-            f"\\caption{{{escape(caption)}}}",
-            f"\\label{{tab:{grid.name}}}",
-            f"\\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
-            "\\toprule",
-            f"model & {' & '.join(map(escape, grid.heads))} \\\\",
-            "\\midrule",
-            *body,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-            "",
-        ]
-    )
+    return formats.latex_table(f"l{'r' * len(grid.heads)}", ("model", *grid.heads), body, caption, grid.name)
 
 
 def _markdown(context: Mapping[str, Any]) -> str:

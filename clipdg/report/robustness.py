@@ -113,18 +113,18 @@ def fit(frame: pd.DataFrame, x: str, y: str, baseline: str, seed: int = 0) -> Li
 
     Raises ValueError if fewer than three models have them.
     """
-    from scipy.stats import linregress
-
     known = frame[[x, y]].dropna()
     usable = known[((known > 0) & (known < 1)).all(axis=1)]
     if len(usable) < 3:
         raise ValueError(f"a line from {x} to {y} needs three models; {baseline} has {len(usable)}")
     a, b = logit(usable[x].to_numpy()), logit(usable[y].to_numpy())  # (M,)
-    found = linregress(a, b)
+    across, along = a - a.mean(), b - b.mean()
+    slope = float(across @ along / (across @ across))
+    r = float(across @ along / np.sqrt((across @ across) * (along @ along)))
     left_out = tuple(map(str, known.index.difference(usable.index)))
     return Line(
-        x, y, baseline, tuple(map(str, usable.index)), left_out, float(found.slope), float(found.intercept),
-        float(found.rvalue) ** 2, _resampled(a, b, seed),
+        x, y, baseline, tuple(map(str, usable.index)), left_out, slope, float(b.mean() - slope * a.mean()), r**2,
+        _resampled(a, b, seed),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdg.records import publish
 from clipdg.report import figures
-from clipdg.report.formats import csv_text, escape_latex, escape_markdown
+from clipdg.report.formats import csv_text, escape_latex, escape_markdown, latex_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,24 +47,9 @@ class Sheet:
         return "\n".join(lines) + "\n"
 
     def latex(self, caption: str, label: str) -> str:
-        """A ``table`` for ``\\usepackage{booktabs}``."""
         columns = "".join("r" if i in self.numeric else "l" for i in range(len(self.heads)))
-        lines = [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}",
-            "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
-            f"\\caption{{{escape_latex(caption)}}}",
-            f"\\label{{tab:{label}}}",
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            " & ".join(map(escape_latex, self.heads)) + " \\\\",
-            "\\midrule",
-            *(" & ".join(escape_latex(x.text) for x in row) + " \\\\" for row in self.rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        body = [" & ".join(escape_latex(x.text) for x in row) + " \\\\" for row in self.rows]
+        return latex_table(columns, self.heads, body, caption, label)
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,16 @@ def test_latex_is_escaped_and_every_row_has_every_column() -> None:
     assert text.count("{") == text.count("}")
 
 
+def test_a_latex_table_fits_the_text_and_a_long_one_goes_on_over_pages() -> None:
+    short = formats.latex_table("lr", ["ρ", "n"], ["a & 1 \\\\"] * formats.LATEX_ROWS, "c", "t")
+    assert "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}" in short
+    assert r"$\rho$ & n \\" in short  # a letter that LaTeX has no glyph for in text
+    long = formats.latex_table("lr", ["ρ", "n"], ["a & 1 \\\\"] * (formats.LATEX_ROWS + 1), "c", "t")
+    assert "\\begin{longtable}" in long
+    assert "\\begin{table}" not in long
+    assert long.count(r"$\rho$ & n \\") == 2  # on the first page and on the others
+
+
 def test_markdown_is_a_table_whatever_the_label() -> None:
     text = formats.to_markdown(robustness(toy({0: (0.9, 0.6, 0.4)}, label="a|b <i> *c*")))
     assert r"| a\|b \<i\> \*c\* | 1 | 90.0 | 60.0 | 40.0 |" in text
