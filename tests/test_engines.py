@@ -262,3 +262,15 @@ def test_a_run_costs_less_than_50_ms_beside_its_own_time(tmp_path: Path) -> None
     started = time.perf_counter()
     assert sweep.complete(surveyed, tmp_path, Timed(1, session)).done == 20
     assert (time.perf_counter() - started - own) / 20 < 0.05
+
+
+def test_ray_refuses_what_no_node_has() -> None:
+    from clipdg.engines.ray import wanted
+
+    two = [{"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}]
+    assert wanted(1, 1, two) == (1, 1)
+    assert wanted(1, 1, [{"CPU": 2.0}]) == (1, 0)  # a GPU is the default, and none is needed
+    with pytest.raises(ConfigError, match=r"--gpus is 4, and no node .* more than 2"):
+        wanted(1, 4, two)
+    with pytest.raises(ConfigError, match="--cpus is 10"):
+        wanted(10, 0, two)  # two nodes together have as many, and no task runs on two

@@ -8,7 +8,7 @@ record stays. Tasks are plain ones, not Ray Tune's: what is done stands in recor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 LOST = 2  # times that Ray starts a task again whose node or process was lost
 _session: list[Session] = []  # of a worker process: libraries, weights and features are loaded once
+
+
+def wanted(cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """What a task reserves: one GPU or a part of one only where a node has any.
+
+    Raises ConfigError if no node has as much, on which Ray would wait for ever.
+    """
+    most = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
+    if not most["GPU"] and gpus <= 1:
+        gpus = 0.0
+    for name, asked, there in (("cpus", cpus, most["CPU"]), ("gpus", gpus, most["GPU"])):
+        if asked > there:
+            raise ConfigError(f"--{name} is {asked:g}, and no node of the Ray cluster has more than {there:g}")
+    return cpus, gpus
 
 
 @dataclass
@@ -44,10 +58,10 @@ class Ray:
         from ray.exceptions import RayError, RayTaskError
 
         self._connect()
-        there = ray.cluster_resources()
+        cpus, gpus = wanted(self.cpus, self.gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         remote = ray.remote(
-            num_cpus=min(self.cpus, there.get("CPU", 1.0)),
-            num_gpus=min(self.gpus, there.get("GPU", 0.0)),
+            num_cpus=cpus,
+            num_gpus=gpus,
             max_retries=LOST,
             max_calls=0,
         )(_perform)
