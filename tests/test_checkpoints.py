@@ -109,6 +109,8 @@ METHODS = {
     "erm": ("backbone=tiny:resnet", "method=erm", "method.epochs=4", "method.batch_size=8", "method.augment=light"),
     "erm, per step": ("backbone=tiny:resnet", "method=erm", "method.epochs=4", "method.batch_size=8",
                       "method.schedule=cosine_step"),
+    "lora, dropout": ("backbone=tiny:vit", "method=lora", "method.epochs=4", "method.batch_size=8",
+                      "method.templates=['a {}']", "method.lr=0.01"),
 }  # fmt: skip
 
 
