@@ -15,6 +15,7 @@ sentences, each of equal weight in the one mean. Runs know both by what they say
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,21 @@ def named(name: str) -> tuple[str, ...]:
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Sentences by class. Raises ConfigError naming the file, and the class whose sentences are none."""
-    content = _json(path.expanduser(), _text(path.expanduser(), f"descriptions {path}"))
+    """Sentences by class.
+
+    Raises ConfigError naming the file, and the class whose sentences are none or that is described twice, differently.
+    """
+    content = _json(path.expanduser(), _text(path.expanduser(), f"descriptions {path}"), once=True)
     if not isinstance(content, dict) or not content:
         raise ConfigError(f'{path} is not descriptions; write {{"class": ["sentence", …], …}}')
     for name, sentences in content.items():
         if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) and s for s in sentences):
             raise ConfigError(f"'{name}' in {path} has no list of sentences")
+    first: dict[str, str] = {}
+    for name in content:
+        other = first.setdefault(_plain(name), name)
+        if content[other] != content[name]:
+            raise ConfigError(f"'{other}' and '{name}' in {path} are one name with other sentences; keep one of them")
     return {name: tuple(sentences) for name, sentences in content.items()}
 
 
@@ -153,13 +162,21 @@ def _from_file(path: Path, given: str) -> list[Any]:
 
 def _text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a byte order mark is no character of the first prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _json(path: Path, text: str) -> Any:
+def _json(path: Path, text: str, *, once: bool = False) -> Any:
+    """``once``: a name that stands twice in an object is refused, of which JSON itself keeps the last."""
+
+    def together(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        if once and twice:
+            raise ConfigError(f"'{twice[0]}' stands in {path} twice; keep one of them, with all of its sentences")
+        return dict(pairs)
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=together)
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error

@@ -37,10 +37,12 @@ def test_the_named_sets_are_openais() -> None:
         ("t.txt", "a {}\n\n  my {}, here.\n"),
         ("t.json", '["a {}", "my {}, here."]'),
         ("c.json", '["a {c}", "my {c}, here."]'),
+        ("bom.txt", "\ufeffa {}\r\nmy {}, here.\r\n"),
+        ("bom.json", '\ufeff["a {}", "my {}, here."]'),
     ],
 )
 def test_templates_come_from_a_file(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode())
     found = texts_of(Prompted(str(tmp_path / name)), BENCH).prompts(BENCH.classes)
     assert found == [["a cat", "my cat, here."], ["a polar bear", "my polar bear, here."]]
 
@@ -100,6 +102,19 @@ def test_descriptions_that_lack_something_are_refused(tmp_path: Path, content: o
 
 
 @pytest.mark.parametrize("ensemble", ["normalized", "raw"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"cat": ["a"], "polar bear": ["b"], "cat": ["c"]}', "'cat' stands in"),
+        ('{"cat": ["a"], "polar bear": ["b"], "Polar_Bear": ["c"]}', "'polar bear' and 'Polar_Bear' in"),
+    ],
+)
+def test_a_class_that_is_described_twice_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        texts_of(Prompted(descriptions=str(tmp_path / "d.json")), BENCH)
+
+
 def test_classes_of_unequal_numbers_of_prompts_equal_one_at_a_time(
     clip: ClipBackbone, tmp_path: Path, ensemble: str
 ) -> None:
