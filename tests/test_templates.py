@@ -102,19 +102,6 @@ def test_descriptions_that_lack_something_are_refused(tmp_path: Path, content: o
 
 
 @pytest.mark.parametrize("ensemble", ["normalized", "raw"])
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ('{"cat": ["a"], "polar bear": ["b"], "cat": ["c"]}', "'cat' stands in"),
-        ('{"cat": ["a"], "polar bear": ["b"], "Polar_Bear": ["c"]}', "'polar bear' and 'Polar_Bear' in"),
-    ],
-)
-def test_a_class_that_is_described_twice_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
-    (tmp_path / "d.json").write_text(content)
-    with pytest.raises(ConfigError, match=sentence):
-        texts_of(Prompted(descriptions=str(tmp_path / "d.json")), BENCH)
-
-
 def test_classes_of_unequal_numbers_of_prompts_equal_one_at_a_time(
     clip: ClipBackbone, tmp_path: Path, ensemble: str
 ) -> None:
@@ -127,3 +114,16 @@ def test_classes_of_unequal_numbers_of_prompts_equal_one_at_a_time(
             parts = [p / p.norm() for p in parts]
         expected = F.normalize(torch.stack(parts).sum(dim=0), dim=0)
         torch.testing.assert_close(found[row], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"cat": ["a"], "polar bear": ["b"], "cat": ["c"]}', "'cat' stands in"),
+        ('{"cat": ["a"], "polar bear": ["b"], "Polar_Bear": ["c"]}', "'polar bear' and 'Polar_Bear' in"),
+    ],
+)
+def test_a_class_that_is_described_twice_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        texts_of(Prompted(descriptions=str(tmp_path / "d.json")), BENCH)
