@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -65,13 +66,18 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
     """Student's t interval of the mean over seeds; None for one value. With three seeds it is 2.5 times as wide as
     1.96 standard errors would be.
     """
-    from scipy.stats import t
-
     mean, error = mean_and_error(values)
     if error is None:
         return None
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    half = _student(0.5 + confidence / 2, len(values) - 1) * error
     return mean - half, mean + half
+
+
+@lru_cache
+def _student(quantile: float, degrees: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(quantile, degrees))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from clipdg.records import Record
@@ -68,11 +69,9 @@ class Beside:
 def beside_published(study: Study) -> list[Beside]:
     """Every own number of the study that has a published counterpart, by row, data set and source."""
     found: list[Beside] = []
-    table = None
     for row in study.rows:
         for dataset, own, num_images in numbers(row):
-            table = published.table() if table is None else table
-            for other in _counterparts(table, row.records[0], dataset):
+            for other in _counterparts(row.records[0], dataset):
                 found.append(_judged(row, dataset, own, num_images, other))
     return found
 
@@ -127,15 +126,22 @@ def _averages(row: Setting, found: list[tuple[str, float, int]]) -> list[tuple[s
     ]
 
 
-def _counterparts(table: pd.DataFrame, record: Record, dataset: str) -> list[dict[str, Any]]:
+@lru_cache(1000)
+def _of_model(dataset: str, model: str) -> pd.DataFrame:
+    """Published top-1 accuracies of one model on one data set: of thousands of rows there are few models."""
+    table = published.table()
+    return table[(table["dataset"] == dataset) & (table["model"] == model) & (table["metric"] == "top1")]
+
+
+def _counterparts(record: Record, dataset: str) -> list[dict[str, Any]]:
     weights = record.content["weights"]
+    table = _of_model(dataset, str(weights["backbone"]))
+    if table.empty:
+        return []
     tag = "" if str(weights["backbone"]).startswith("timm:") else str(weights["tag"])
     size = (weights.get("preprocessing") or {}).get("size")
     same = (
-        (table["dataset"] == dataset)
-        & (table["model"] == weights["backbone"])
-        & (table["weights"] == tag)
-        & (table["metric"] == "top1")
+        (table["weights"] == tag)
         & table["method"].isin(method_of(record))
         & (table["resolution"].isna() | (table["resolution"] == (size if size is not None else -1)))
     )

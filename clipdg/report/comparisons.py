@@ -99,7 +99,7 @@ def explain(found: Sequence[Comparison]) -> str:
     )
 
 
-def section(found: Sequence[Comparison]) -> Section | None:
+def section(study: Study, found: Sequence[Comparison]) -> Section | None:
     if not found:
         return None
 
@@ -127,6 +127,7 @@ def section(found: Sequence[Comparison]) -> Section | None:
                 Shown(str(len(c.seeds)), len(c.seeds)),
             )
         )
+    more = f" The first {MAX_ROWS} of {len(study.rows):,} rows." if len(study.rows) > MAX_ROWS else ""
     heads = ("method", "domain", "difference", "low", "high", "p", "p (Holm)", "seeds, low", "seeds, high", "images",
              "seeds")  # fmt: skip
     caption = (
@@ -134,7 +135,7 @@ def section(found: Sequence[Comparison]) -> Section | None:
         "over images, which are drawn with all seeds that share them. p: exact test of exchanging the two on each "
         f"image (McNemar's with one seed); Holm-adjusted over these {len(found)} tests. Both speak of other images for "
         "these trained classifiers. Seeds, low and high: Student's 95 % interval of the difference over the seeds that "
-        "both have; it is what speaks of training again."
+        f"both have; it is what speaks of training again.{more}"
     )
     return Section(
         "comparisons",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, GRID, PAPER = "#1f2328", "#656d77", "#d8dce1", "#ffffff"
 SOURCE, TARGET, MEAN = "#0072b2", "#d55e00", "#1f2329"  # MEAN is ink, one step off so that it can be told from text
+MAX_DRAWN = 40  # rows of a table in a figure, the highest first: more names than that stand above each other
 # What each colour becomes in a page: custom properties that page.css defines for light and dark.
 PAGE_COLOURS = {
     INK: "var(--ink)",

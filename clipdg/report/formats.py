@@ -91,7 +91,7 @@ def to_markdown(t: Table) -> str:
     """A pipe table; best bold, second best in italics."""
     lines = ["| method | seeds |" + "".join(f" {escape_markdown(_head(c))} |" for c in t.columns)]
     lines.append("| :--- | ---: |" + " ---: |" * len(t.columns))
-    for row in t.rows:
+    for row in t.shown:
         cells = []
         for c in t.columns:
             text, mark = t.text(row, c), t.marks.get((row.label, c.key))
@@ -105,10 +105,10 @@ def to_markdown(t: Table) -> str:
 
 def to_latex(t: Table, caption: str, label: str) -> str:
     """``latex_table`` of it; best bold, second best underlined; decimals aligned by phantoms."""
-    errors = [t.text(r, c).partition(" ± ")[2] for r in t.rows for c in t.columns if r.cells[c.key].mean is not None]
+    errors = [t.text(r, c).partition(" ± ")[2] for r in t.shown for c in t.columns if r.cells[c.key].mean is not None]
     width = max(map(len, errors), default=0)
     lines = []
-    for row in t.rows:
+    for row in t.shown:
         cells = []
         for c in t.columns:
             mean, _, error = t.text(row, c).partition(" ± ")

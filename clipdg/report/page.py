@@ -40,6 +40,7 @@ from clipdg.report.formats import (
 from clipdg.report.samples import Samples
 from clipdg.report.sections import Section
 from clipdg.report.tables import (
+    MAX_SHOWN,
     Cell,
     Column,
     Row,
@@ -134,11 +135,12 @@ def _write_study(
 
     drawn = {}
     for name, draw in (("accuracy", figures.accuracy), ("source-vs-shift", figures.source_vs_shift)):
-        wide = draw(main)
+        drawn_rows = main.first(figures.MAX_DRAWN)
+        wide = draw(drawn_rows)
         svg = figures.render(wide, "svg")
         publish(out / "figures" / f"{study.slug}-{name}.svg", svg)
         publish(out / "figures" / f"{study.slug}-{name}.pdf", figures.render(wide, "pdf"))
-        narrow = figures.render(draw(main, narrow=True), "svg")
+        narrow = figures.render(draw(drawn_rows, narrow=True), "svg")
         title = f"{name.replace('-', ' ')}, {study.title}"
         drawn[name] = (figures.for_page(svg, title), figures.for_page(narrow, title))
     if sheet:
@@ -170,11 +172,11 @@ def _write_study(
             "The vertical distance to the dashed line is the gap.",
         ),
         "sheet": views.sheet_view(study, sheet),
-        "singles": views.singles_view(main, runs),
+        "singles": views.singles_view(main, [s for s in runs if s.label in {r.label for r in main.shown}]),
         "beside": beside,
         "notes": words.notes(study),
         "incomplete": [(label, domain, cell.n, cell.expected) for label, domain, cell in main.incomplete],
-        "rows": [views.story(row) for row in study.rows],
+        "rows": [views.story(row) for row in study.rows[:MAX_SHOWN]],
     }
 
 
@@ -186,7 +188,7 @@ def _sections(
     others = [row for row in study.rows if row is not reference]
     found: list[Section | None] = [*shifts.sections(study, main), curves.section(study, main)]
     found.append(curves.path_section(study))
-    found.append(comparisons.section(compared))
+    found.append(comparisons.section(study, compared))
     if reference is not None and others:
         first, second = (others[0], reference) if baseline else (reference, others[0])
         found.append(classes.changes_section(study, first, second, samples))
@@ -259,7 +261,7 @@ def _error_width(*tables: Table) -> int:
 
     -2 if there is none: the two of its sign are not kept free either.
     """
-    return max(len(t.text(r, c).partition(" ± ")[2]) for t in tables for r in t.rows for c in t.columns) or -2
+    return max(len(t.text(r, c).partition(" ± ")[2]) for t in tables for r in t.shown for c in t.columns) or -2
 
 
 def _markdown(context: Mapping[str, Any]) -> str:

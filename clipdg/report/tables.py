@@ -31,6 +31,8 @@ from clipdg.statistics import mean_and_error, student_interval, wilson_interval
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_SHOWN = 100  # rows of a table on a page or in a paper: nobody reads more, and CSV holds them all
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One record
@@ -463,6 +465,15 @@ class Table:
         """The same table with fewer columns."""
         wanted = set(keys)
         return replace(self, columns=tuple(c for c in self.columns if c.key in wanted))
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows that pages and papers show; CSV holds them all."""
+        return self.rows[:MAX_SHOWN]
+
+    def first(self, number: int) -> Table:
+        """The same table with its first rows only."""
+        return replace(self, rows=self.rows[:number])
 
     @property
     def domains(self) -> tuple[Column, ...]:

@@ -46,14 +46,17 @@ def beside_lines(beside: Sequence[Beside]) -> list[list[object]]:
 
 def contact_sheet(study: Study, folders: Sequence[Path]) -> tuple[tuple[bytes, str] | None, str | None]:
     """The sheet that a run left beside its record, of the lowest seed that has one, and that seed."""
-    for record in sorted(study.records, key=lambda r: (natural(seed_name(r)), r.run_id)):
-        name = f"contact-{record.content['data']['fingerprint'][:12]}.png"
-        for folder in folders:
-            for path in sorted(folder.rglob(name)):
-                content = path.read_bytes()
-                if not content.startswith(PNG) or len(content) < 24:
-                    return None, f"{without(str(path), folders)} is no PNG; delete it and run again"
-                return (content, seed_name(record)), None
+    there: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("contact-*.png")):
+            there.setdefault(path.name, path)
+    for record in sorted(study.records, key=lambda r: (natural(seed_name(r)), r.run_id)) if there else ():
+        found = there.get(f"contact-{record.content['data']['fingerprint'][:12]}.png")
+        if found is not None:
+            content = found.read_bytes()
+            if not content.startswith(PNG) or len(content) < 24:
+                return None, f"{without(str(found), folders)} is no PNG; delete it and run again"
+            return (content, seed_name(record)), None
     return None, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clipdg.report import figures
 from clipdg.report.formats import Metric, format_mean
 from clipdg.report.tables import Row, Study, Table, describe_shifts
 from clipdg.statistics import paired_difference
@@ -31,10 +32,14 @@ def caption(t: Table, whole: Table | None = None) -> str:
         parts.append(
             "2/3 in a cell: two of three seeds are there; such a cell has no mean and no average is made from it."
         )
+    if len(t.rows) > len(t.shown):
+        parts.append(f"The first {len(t.shown)} of {len(t.rows):,} rows; tables/*.csv has all.")
     return " ".join(parts)
 
 
 def figure_caption(t: Table, text: str) -> str:
+    if len(t.rows) > figures.MAX_DRAWN:
+        text += f" Drawn are the first {figures.MAX_DRAWN} of {len(t.rows):,} rows."
     ones = sum(len(r.seeds) == 1 for r in t.rows)
     if ones == len(t.rows):
         return f"{text} Hollow marks: one seed a row, so there is no spread over seeds to show{_images(t)}."

@@ -237,3 +237,19 @@ def test_importing_the_tables_costs_neither_pandas_nor_matplotlib() -> None:
     code = f"import sys, clipdg.report.page; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_study_of_many_rows_is_shown_in_part_and_says_so(publish: Publish, tmp_path: Path) -> None:
+    records = [
+        make_record([evaluation("photo", "test", 0.9), evaluation("sketch", "all", 0.5 + n / 1000)],
+                    targets=("sketch",), seed=0, label=f"row {n}", shots=n + 1)
+        for n in range(101)
+    ]  # fmt: skip
+    write_report([publish(records)], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "row 100" in page  # the highest
+    assert "row 0<" not in page
+    assert "The first 100 of 101 rows; tables/*.csv has all." in page
+    assert "Drawn are the first 40 of 101 rows." in page
+    (table,) = (tmp_path / "out" / "tables").glob("*-accuracy.csv")
+    assert len(table.read_text().splitlines()) == 102
