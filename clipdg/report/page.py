@@ -28,6 +28,7 @@ from clipdg.report import (
 from clipdg.report.beside import beside_published
 from clipdg.report.comparisons import Comparison
 from clipdg.report.formats import (
+    METRICS,
     Metric,
     csv_text,
     escape_markdown,
@@ -82,6 +83,7 @@ def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None
         raise RecordError(
             f"{len(imported)} imported runs and none of clipdg's; give --protocol domainbed for their tables"
         )
+    _clear(out)
     shown = []
     samples = Samples(folders)
     for study in studies(records):
@@ -100,6 +102,24 @@ def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None
     publish(out / "report.md", _markdown(context).encode())
     publish(out / "report.html", _html(context).encode())
     return Report(out / "report.html", len(records), tuple(problems))
+
+
+# What the names of a report's tables and figures end in, after a benchmark's: all that it may take away again.
+_ENDS = (
+    "accuracy", "summary", "source-vs-shift", "domains", "single-runs", "beside-published", "comparisons", "classes",
+    "pulls", "reliability", "costs", "few-shot", "weights-between", "imagenet-shifts", "effective-robustness",
+    "corruptions", *(name.replace("_", "-") for name in METRICS),
+)  # fmt: skip
+
+
+def _clear(out: Path) -> None:
+    """Take away an older report's tables and figures: beside a new one they would be read as its own."""
+    if not (out / "report.html").is_file():
+        return
+    for folder, kinds in (("tables", (".csv", ".tex")), ("figures", (".svg", ".pdf", ".png"))):
+        for path in sorted((out / folder).glob("*")):
+            if path.suffix in kinds and path.stem.endswith(tuple(f"-{end}" for end in _ENDS)):
+                path.unlink(missing_ok=True)
 
 
 def _write_study(

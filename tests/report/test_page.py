@@ -247,9 +247,20 @@ def test_a_study_of_many_rows_is_shown_in_part_and_says_so(publish: Publish, tmp
     ]  # fmt: skip
     write_report([publish(records)], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "row 100" in page  # the highest
-    assert "row 0<" not in page
+    table = page[page.index('-accuracy"') :]
+    shown = re.findall(r'<th scope="row">(row [0-9]+)</th>', table[: table.index("</table>")])
+    assert shown == [f"row {n}" for n in range(100, 0, -1)]  # the highest first, without the lowest
     assert "The first 100 of 101 rows; tables/*.csv has all." in page
     assert "Drawn are the first 40 of 101 rows." in page
-    (table,) = (tmp_path / "out" / "tables").glob("*-accuracy.csv")
-    assert len(table.read_text().splitlines()) == 102
+    (whole,) = (tmp_path / "out" / "tables").glob("*-accuracy.csv")
+    assert len(whole.read_text().splitlines()) == 102
+
+
+def test_no_table_of_an_older_report_stays_beside_a_new_one(publish: Publish, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_report([publish(miniatures(), "first")], out)
+    (out / "tables" / "my-own.csv").write_text("a,b\n")
+    second = publish(leave_one_out(), "second")
+    write_report([second], out)
+    write_report([second], tmp_path / "fresh")
+    assert set(files(out)) == {*files(tmp_path / "fresh"), "tables/my-own.csv"}
