@@ -1,7 +1,8 @@
 """Multinomial logistic regression to convergence, for one strength of its penalty after the other.
 
 The objective is scikit-learn's, ``C sum_i CE(W x_i + b, y_i) + 1/2 |W - W_0|^2`` with W_0 = 0, divided by ``C N``; the
-intercept is not penalised. L-BFGS (Nocedal 1980; Nocedal & Wright, Numerical Optimization, algorithm 7.4), and:
+intercept is not penalised. With two classes it penalises the difference w of their rows by 1/2 |w|^2, which is |W|^2
+here, without the half. L-BFGS (Nocedal 1980; Nocedal & Wright, Numerical Optimization, algorithm 7.4), and:
 
     metric      the exact diagonal of the Hessian in the eigenbasis of the centred features, where the Hessian is nearly
                 diagonal, at the start of each strength. Of at most 8,192 rows: it changes the way, not the solution.
@@ -74,7 +75,7 @@ class Logistic:
 
         Raises DivergedError if the objective is not finite.
         """
-        penalty = 1 / (c * len(self.features))
+        penalty = (2 if self.num_classes == 2 else 1) / (c * len(self.features))  # see the top of this file
         at = self._start(c) if near is None else self._inside(near)
         metric, iterations, gradient, converged = self._metric(at, penalty), 0, math.inf, False
         for dtype in (torch.float32, torch.float64):

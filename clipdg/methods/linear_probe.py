@@ -8,6 +8,11 @@ neighbours of the best at half the distance, down to eight values a decade, by t
 images (a target is never seen); the smallest of equally good ones; then fitted again on both (``refit``). All strengths
 are solved one from the other, see _logistic.py.
 
+Converged means that no entry of the gradient of the mean objective is above ``tolerance``, and a record says how large
+the largest is. Where the classes can be separated and C is large, the objective itself is then not much larger: its
+value may be some percent above the least one at C = 1000, and twice it at 1e6 (scikit-learn's own default stops
+earlier), while the predictions are the same. A comparison of losses there needs a smaller ``tolerance``.
+
 ``start="zero_shot"``: W_0 is the zero-shot classifier instead of 0, so that few images move it little. A convex problem
 solved to its end forgets where it began, so it is the distance from W_0 that is penalised.
 

@@ -43,6 +43,32 @@ def test_equals_scikit_learn(c: float) -> None:
     assert (predicted == theirs.predict(x)).mean() > 0.99
 
 
+@pytest.mark.parametrize("c", [0.001, 0.316])
+def test_two_classes_equal_scikit_learns_one_weight_vector(c: float) -> None:
+    x, y = problem()
+    x, y = x[y < 2], y[y < 2]
+    theirs = LogisticRegression(C=c, max_iter=10_000, tol=1e-8).fit(x, y)
+    probe = LinearProbe(Config(c=c), 10, 2)
+    probe.solve(torch.tensor(x), torch.tensor(y))
+    difference, intercept = probe.weight[1] - probe.weight[0], probe.bias[1] - probe.bias[0]
+    np.testing.assert_allclose(difference.numpy(), theirs.coef_[0], rtol=1e-3, atol=1e-4)
+    assert float(intercept) == pytest.approx(float(theirs.intercept_[0]), rel=1e-3, abs=1e-4)
+    predicted = probe(torch.tensor(x).float()).argmax(dim=1).numpy()
+    assert (predicted == theirs.predict(x)).all()
+
+
+def test_separable_classes_reach_scikit_learns_loss_at_a_smaller_tolerance() -> None:
+    labels = np.arange(300) % 3
+    x = np.random.default_rng(0).normal(size=(300, 40)) + 3 * np.eye(40)[labels]
+    theirs = LogisticRegression(C=1000.0, max_iter=100_000, tol=1e-12).fit(x, labels)
+    least = objective(x, labels, theirs.coef_, theirs.intercept_, 1000.0)
+    probe = LinearProbe(Config(c=1000.0, tolerance=1e-10), 40, 3)
+    probe.solve(torch.tensor(x), torch.tensor(labels))
+    assert probe.converged
+    ours = objective(x, labels, probe.weight.double().numpy(), probe.bias.double().numpy(), 1000.0)
+    assert ours == pytest.approx(least, rel=1e-4)
+
+
 def test_an_iteration_limit_is_not_called_convergence() -> None:
     x, y = problem()
     probe = LinearProbe(Config(c=100.0, max_iterations=2), 10, 3)
