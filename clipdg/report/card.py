@@ -193,6 +193,7 @@ def _results(record: Record) -> Iterator[EvalResult]:
             task_type="image-classification",
             dataset_type=where,
             dataset_name=f"{benchmark_name(record)}, {e['domain']}",
+            dataset_config=e["domain"],  # the hub takes results of one type, config and split for one data set's
             dataset_split=e["split"],
             dataset_args={"domain": e["domain"], "role": role(record, e["domain"])},
             metric_type="accuracy",

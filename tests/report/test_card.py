@@ -14,7 +14,7 @@ LEARNT = b"what was learnt"
 
 def publish(folder: Path, learnt: bool = True, **weights: object) -> Path:
     made = make_record(
-        [evaluation("photo", "test", 0.9), evaluation("sketch", "all", 0.625)],
+        [evaluation("photo", "test", 0.9), evaluation("sketch", "test", 0.625)],
         method={"name": "coop", "num_context": 4}, shots=4, weights=weights, label="CoOp",
     )  # fmt: skip
     data = {**made.content["data"], "provenance": {"rows": {"repository": "org/pacs", "revision": "c" * 40}}}
@@ -37,6 +37,7 @@ def test_a_card_is_read_back_by_the_hubs_own_library(tmp_path: Path) -> None:
     assert data.datasets == ["org/pacs"]
     assert data.pipeline_tag == "zero-shot-image-classification"
     assert data.eval_results is not None
+    # Both of the split "test": the hub's library takes what has one type, config and split for one data set's.
     results = [(r.dataset_args, r.metric_value) for r in data.eval_results]
     assert results == [
         ({"domain": "photo", "role": "source"}, 0.9),
