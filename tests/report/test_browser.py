@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_records import leave_one_out, miniatures
+from made_records import evaluation, leave_one_out, make_record, miniatures
 
 from clipdg.report.page import write_report
 
@@ -25,8 +25,17 @@ table.tHead.rows[0].cells[0].querySelector("button").click();
 const first = names();
 table.tHead.rows[0].cells[0].querySelector("button").click();
 const second = names();
+const long = document.getElementById("toy-accuracy");
+const box = long.closest(".scroll").previousElementSibling;
+const left = (words) => {
+  box.querySelector("input").value = words;
+  box.querySelector("input").dispatchEvent(new Event("input"));
+  const shown = [...long.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent.trim());
+  return [shown.length, shown[0] ?? "", box.querySelector("[role=status]").textContent];
+};
+const filtered = [left("ROW 20"), left("no such"), left("")];
 const found = {
-  wrong, before, first, second,
+  filtered, wrong, before, first, second,
   requests: performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:")),
   missing: [...table.querySelectorAll("td.missing")].map((c) => c.textContent.trim()),
 };
@@ -37,7 +46,12 @@ document.getElementById("found").textContent = JSON.stringify(found);
 
 def test_a_page_in_a_browser(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    for record in [*leave_one_out()[:-1], *miniatures()]:
+    many = [
+        make_record([evaluation("photo", "test", 0.9), evaluation("sketch", "all", 0.5 + n / 100)],
+                    targets=("sketch",), seed=0, label=f"row {n}", shots=n)
+        for n in range(10, 31)
+    ]  # fmt: skip
+    for record in [*leave_one_out()[:-1], *miniatures(), *many]:
         assert record.publish(folder)
     page = write_report([folder], tmp_path / "out").path
     page.write_text(page.read_text().replace("<head>", f"<head>{BEFORE}").replace("</body>", f"{AFTER}</body>"))
@@ -50,4 +64,5 @@ def test_a_page_in_a_browser(tmp_path: Path) -> None:
     assert found["wrong"] == []
     assert found["requests"] == []
     assert (found["first"], found["second"]) == (["coop", "zero_shot"], ["zero_shot", "coop"])
+    assert found["filtered"] == [[1, "row 20", "1 of 21"], [0, "", "0 of 21"], [21, "row 30", ""]]
     assert found["missing"] == ["2/3", ""]  # sketch lacks a seed, and so the mean beside it is empty
