@@ -232,7 +232,9 @@ class Classifier(lightning.LightningModule):
             loss = self.method.regularized(loss)  # type: ignore[operator]
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
-        if self.trainer.world_size > 1:  # of a batch that they do not divide, processes have unequal shares
+        if (
+            torch.distributed.is_initialized() and self.trainer.world_size > 1
+        ):  # of a batch that they do not divide, processes have unequal shares
             total = self.trainer.strategy.reduce(loss.new_tensor(float(len(labels))), reduce_op="mean")
             loss = loss * (len(labels) / total)
         return loss

@@ -45,7 +45,7 @@ def test_both_sorts_of_features_are_stored_apart(clip: ClipBackbone, squares: Be
     shapes = {store.encode(b, domain).shape for b in (clip, before, clip, before)}
     assert shapes == {(36, clip.embed_dim), (36, before.embed_dim)}
     assert store.num_encoded == 72
-    assert features._story(before, domain)["point"] == "penultimate"
+    assert features._story(before, domain, None)["point"] == "penultimate"
 
 
 def test_a_method_with_texts_is_refused() -> None:

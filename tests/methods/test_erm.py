@@ -32,7 +32,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
         few_rows = clipdg.rows.ArrayRows(rows.array[:40], rows.labels[:40], rows.ids[:40])  # type: ignore[attr-defined]
         domains[name] = clipdg.core.Domain(name, few_rows)
     made = Benchmark("rotated_digits", whole.classes, domains, clipdg.core.leave_one_out(tuple(domains)))
-    monkeypatch.setattr(runner, "open_benchmark", lambda settings: made)
+    monkeypatch.setattr("clipdg.session.open_benchmark", lambda settings: made)
     return made
 
 

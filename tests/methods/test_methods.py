@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import clipdg
 from clipdg import catalog
 from clipdg.core import Benchmark, ClipBackbone
 
@@ -20,6 +21,10 @@ CLASSES = ("cat", "dog", "small bird", "house", "owl")  # as many as no method h
 def built(name: str, clip: ClipBackbone, classes: tuple[str, ...] = CLASSES) -> nn.Module:
     """A method with parameters that are not all zero, the same for each class whatever their order."""
     module = catalog.plugin("methods", name)
+    if name == "lora":  # puts its updates into a vision transformer, of which each method gets one of its own
+        fresh = clipdg.load_backbone("tiny:vit", "random:0")
+        assert isinstance(fresh, ClipBackbone)
+        clip = fresh
     torch.manual_seed(0)
     method: nn.Module = module.build(module.Config(), clip, Benchmark("b", classes, templates=("a {}",))).eval()
     with torch.no_grad():
