@@ -62,6 +62,7 @@ def test_what_failed_once_is_done_by_another_attempt(tmp_path: Path) -> None:
     assert list((tmp_path / "out" / ".runs").glob("*")) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_only_its_task_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "ATTEMPTS", 1)
     others = [settings(scale=s) for s in (1.0, 2.0, 3.0)]

@@ -174,6 +174,7 @@ random: {num: 3, settings: {method.c: {log10_uniform: [-3, 3]}}}
 """
 
 
+@pytest.mark.slow
 def test_an_own_random_search_is_chosen_from_by_all_three_criteria(tmp_path: Path) -> None:
     """Leave-one-domain-out written out: of three domains, each draw has two runs without the target and another."""
     (tmp_path / "sweep.yaml").write_text(SEARCH)

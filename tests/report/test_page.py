@@ -239,6 +239,7 @@ def test_importing_the_tables_costs_neither_pandas_nor_matplotlib() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_study_of_many_rows_is_shown_in_part_and_says_so(publish: Publish, tmp_path: Path) -> None:
     records = [
         make_record([evaluation("photo", "test", 0.9), evaluation("sketch", "all", 0.5 + n / 1000)],
@@ -256,6 +257,7 @@ def test_a_study_of_many_rows_is_shown_in_part_and_says_so(publish: Publish, tmp
     assert len(whole.read_text().splitlines()) == 102
 
 
+@pytest.mark.slow
 def test_no_table_of_an_older_report_stays_beside_a_new_one(publish: Publish, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_report([publish(miniatures(), "first")], out)
