@@ -42,6 +42,9 @@ SCHEMA = 1
 USED_EVERY = 3600  # seconds after which a use is noted again, as the manifest's time of change
 _POLL = 1.0  # seconds between looks at what another process has made
 _PART = re.compile(r"part-(\d{5,})")
+_NAME = re.compile(r"[0-9a-f]{64}")  # of an array's folder: a hash of all that can change it
+_OWN = re.compile(r"about\.json|array|manifest\.json|lock|part-\d{5,}")
+_CUT_OFF = re.compile(rf"\.(?:{_OWN.pattern})\.[0-9a-f]{{32}}")  # the temporary files of records.publish
 
 _State = tuple[int, int, int, int]
 _verified: dict[Path, _State] = {}  # of this process
@@ -198,19 +201,36 @@ def is_sound(folder: Path) -> bool:
     return len(content) == sum(size for size, _ in manifest["shards"]) and all(_check(content, manifest["shards"]))
 
 
+def is_array(folder: Path) -> bool:
+    """Whether a folder is one of ours by its name, and no link to another place."""
+    return _NAME.fullmatch(folder.name) is not None and folder.is_dir() and not folder.is_symlink()
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a file was being written when its writer ended, or is being written now."""
+    return _CUT_OFF.fullmatch(path.name) is not None
+
+
 def remove(folder: Path) -> bool:
-    """Remove an array and all that belongs to it; False if a process is making it at this moment.
+    """Remove an array; False if a process is making it at this moment. Files that are no part of it stay.
 
     Who has it mapped keeps it. The manifest goes first, so that what is left after a kill is not taken for an array.
     """
+    assert _NAME.fullmatch(folder.name)
+    assert not folder.is_symlink()
     try:
         handle = _try_lock(folder)
     except BlockingIOError:
         return False
+    except StorageError:
+        if not folder.exists():  # another process was first
+            return True
+        raise
     try:
-        for path in sorted(folder.iterdir(), key=lambda path: path.name != "manifest.json"):
+        own = [path for path in folder.iterdir() if _OWN.fullmatch(path.name) or is_cut_off(path)]
+        for path in sorted(own, key=lambda path: path.name != "manifest.json"):
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody begins it again at this moment
+        with suppress(OSError):  # somebody begins it again at this moment, or has put something else there
             folder.rmdir()
     except OSError as error:
         raise StorageError(f"cannot remove {folder}: {error.strerror or error}") from error

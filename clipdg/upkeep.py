@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from clipdg import stored
 from clipdg.errors import StorageError
 
 LEFTOVER_AGE = 24 * 3600  # seconds after which nobody is still writing a temporary file
+_OLDER_FORM = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.[0-9a-f]{32})?")  # one file an array
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,9 @@ class Kept:
 
 
 def kept(store: Path) -> list[Kept]:
-    """The arrays of a store, the least recently used first."""
+    """The arrays of a store, the least recently used first; what else lies there is left alone."""
     found = []
-    for folder in store.iterdir() if store.is_dir() else ():
-        if not folder.is_dir():
-            continue
+    for folder in filter(stored.is_array, _inside(store)):
         states = [s for s in map(_stat, folder.iterdir()) if s is not None]
         mark = _stat(folder / "manifest.json")
         used = mark[1] if mark else max((when for _, when in states), default=0.0)
@@ -72,10 +72,15 @@ def surplus(
 def leftovers(store: Path, now: float | None = None) -> list[Path]:
     """Files that belong to no array: cut off while they were written, or of an older form of the store."""
     now = time.time() if now is None else now
-    inside = [path for one in kept(store) for path in one.folder.glob(".*")]
-    beside = [path for path in store.iterdir() if path.is_file()] if store.is_dir() else []
+    inside = [path for one in kept(store) for path in one.folder.iterdir() if stored.is_cut_off(path)]
+    beside = [path for path in _inside(store) if _OLDER_FORM.fullmatch(path.name) and path.is_file()]
     states = ((path, _stat(path)) for path in [*inside, *beside])
     return sorted(path for path, state in states if state is not None and now - state[1] > LEFTOVER_AGE)
+
+
+def strangers(store: Path) -> list[str]:
+    """The names of what lies in a store and is no part of it, sorted."""
+    return sorted(p.name for p in _inside(store) if not stored.is_array(p) and not _OLDER_FORM.fullmatch(p.name))
 
 
 def remove_file(path: Path) -> None:
@@ -85,9 +90,13 @@ def remove_file(path: Path) -> None:
         raise StorageError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files below."""
-    return sum(state[0] for path in folder.rglob("*") if path.is_file() and (state := _stat(path)) is not None)
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of those that are files."""
+    return sum(state[0] for path in paths if path.is_file() and (state := _stat(path)) is not None)
+
+
+def _inside(store: Path) -> list[Path]:
+    return list(store.iterdir()) if store.is_dir() else []
 
 
 def _stat(path: Path) -> tuple[int, float] | None:

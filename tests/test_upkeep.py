@@ -1,5 +1,6 @@
 """Looking after the store, and the commands that do it."""
 
+import hashlib
 import os
 import sys
 import time
@@ -21,10 +22,14 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "features"  # CLIPDG_CACHE is tmp_path/cache in every test
 
 
+def folder_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def put(store: Path, name: str, days: float, num_rows: int = 1000, whole: bool = True) -> Path:
     """An array of 256 numbers a row that was used so many days ago."""
     about = {"domain": name, "num_images": num_rows, "precision": "fp32", "backbone": "tiny:vit", "tag": "random:0"}
-    array = StoredArray(store / name, num_rows, 256, 600, about)
+    array = StoredArray(store / folder_of(name), num_rows, 256, 600, about)
     rows = np.random.default_rng(0).normal(size=(num_rows, 256)).astype(np.float32)
     with array.lease():
         array.begin()
@@ -55,9 +60,9 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  
 def test_the_least_recently_used_come_first_and_a_use_counts(store: Path) -> None:
     for name, days in (("b", 2), ("a", 9), ("c", 5)):
         put(store, name, days)
-    assert [one.folder.name for one in upkeep.kept(store)] == ["a", "c", "b"]
-    assert StoredArray(store / "a", 1000, 256, 600, {}).open() is not None
-    assert [one.folder.name for one in upkeep.kept(store)] == ["c", "b", "a"]
+    assert [one.about["domain"] for one in upkeep.kept(store)] == ["a", "c", "b"]
+    assert StoredArray(store / folder_of("a"), 1000, 256, 600, {}).open() is not None
+    assert [one.about["domain"] for one in upkeep.kept(store)] == ["c", "b", "a"]
 
 
 def test_surplus_by_hand() -> None:
@@ -104,28 +109,52 @@ def test_verify_names_what_is_damaged(store: Path, call) -> None:  # type: ignor
     put(store, "cut", 0).joinpath("manifest.json").write_bytes(b"{")
     code, out, err = call("verify")
     assert code == 4
-    assert "damaged: bad, bad" in out
-    assert "damaged: cut, cut" in out
+    assert f"damaged: {folder_of('bad')[:12]}, bad" in out
+    assert f"damaged: {folder_of('cut')[:12]}, cut" in out
     assert "1 sound, 2 damaged, 1 unfinished" in out
     assert err.startswith("clipdg: 2 of 4 stored arrays are damaged")
 
 
 def test_gc_removes_what_it_said_and_nothing_else(store: Path, call) -> None:  # type: ignore[no-untyped-def]
     old, new = put(store, "old", 40), put(store, "new", 1)
-    (store / "before.safetensors").write_bytes(b"an older form")
-    (new / ".part-00000.0123").write_bytes(b"cut off")
-    for path in (store / "before.safetensors", new / ".part-00000.0123"):
+    before, cut_off, now = f"{folder_of('before')}.safetensors", f".part-00000.{'0' * 32}", f".array.{'1' * 32}"
+    (store / before).write_bytes(b"an older form")
+    (new / cut_off).write_bytes(b"cut off")
+    for path in (store / before, new / cut_off):
         os.utime(path, (0, 0))
-    (new / ".array.4567").write_bytes(b"being written now")
+    (new / now).write_bytes(b"being written now")
     said = call("gc", "--older-than", "30", "--dry-run")
     assert (said[0], said[1].splitlines()[-1]) == (0, "would go: 1 arrays, 2 leftover files, 1.0 MiB")
     assert old.exists()
     assert call("gc", "--older-than", "30")[1].splitlines()[-1] == "removed: 1 arrays, 2 leftover files, 1.0 MiB"
     assert not old.exists()
-    assert sorted(p.name for p in new.iterdir()) == [".array.4567", "about.json", "array", "lock", "manifest.json"]
-    assert sorted(p.name for p in store.iterdir()) == ["new"]
+    assert sorted(p.name for p in new.iterdir()) == [now, "about.json", "array", "lock", "manifest.json"]
+    assert sorted(p.name for p in store.iterdir()) == [new.name]
     assert stored.is_sound(new)
     assert call("gc", "--max-size", "100K")[1].splitlines()[-1].startswith("removed: 1 arrays")
+
+
+def test_gc_leaves_everything_alone_that_is_no_part_of_the_store(store: Path, tmp_path: Path, call) -> None:  # type: ignore[no-untyped-def]
+    array = put(store, "old", 40)
+    elsewhere, beside = tmp_path / "pictures", store / "pictures"
+    mine = [elsewhere / "manifest.json", beside / "a.png", beside / "array", store / "notes.txt", array / ".nfs01"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"not ours")
+        os.utime(path, (0, 0))
+    (store / folder_of("a link")).symlink_to(elsewhere)
+    assert "left alone, for it is no part of the store" in call("info")[2]
+    assert call("verify")[:2] == (0, "1 sound, 0 damaged, 0 unfinished\n")
+    assert call("gc", "--older-than", "0")[1].splitlines()[-1] == "removed: 1 arrays, 0 leftover files, 1.0 MiB"
+    assert all(path.read_bytes() == b"not ours" for path in mine)
+    assert [p.name for p in elsewhere.iterdir()] == ["manifest.json"]
+    assert [p.name for p in array.iterdir()] == [".nfs01"]
+
+
+def test_an_array_that_another_process_removed_is_removed(store: Path) -> None:
+    array = put(store, "old", 40)
+    assert stored.remove(array)
+    assert stored.remove(store / folder_of("never there"))
 
 
 def test_gc_leaves_what_is_being_made(store: Path, call) -> None:  # type: ignore[no-untyped-def]

@@ -25,13 +25,17 @@ def info() -> None:
     """What is kept, how large, when last used."""
     from clipdg import cache, upkeep
 
-    arrays = upkeep.kept(cache.folder("features"))
+    store = cache.folder("features")
+    arrays = upkeep.kept(store)
     _print(arrays[::-1])
     print(f"features: {len(arrays)} arrays, {_mib(sum(one.num_bytes for one in arrays))} MiB")
+    if others := upkeep.strangers(store):
+        say(f"left alone, for it is no part of the store: {_printable(', '.join(others[:3]))}"
+            + (f" and {len(others) - 3} more" if len(others) > 3 else ""))  # fmt: skip
     place = cache.folder()
     for folder in sorted(place.iterdir()) if place.is_dir() else ():
         if folder.is_dir() and folder.name != "features":
-            print(f"{folder.name}: {_mib(upkeep.size_of(folder))} MiB")
+            print(f"{folder.name}: {_mib(upkeep.size_of(folder.rglob('*')))} MiB")
     say(f"in {place} (another place: CLIPDG_CACHE)")
 
 
@@ -80,7 +84,7 @@ def gc(
         None if older_than is None else older_than * 86400,
         None if max_size is None else parse_size(max_size),
     )
-    num_bytes = sum(file.stat().st_size for file in files)
+    num_bytes = upkeep.size_of(files)
     gone = 0
     _print(arrays)
     for one in arrays:
@@ -113,10 +117,11 @@ def _print(arrays: Sequence[Kept]) -> None:
     for name, group in groups.items():
         print(name)
         for one in group:
-            count = f"{one.about['num_images']:,}" if "num_images" in one.about else "?"
+            images = one.about.get("num_images")
+            count = f"{images:,} images" if isinstance(images, int) else ""  # prompts say in their name how many
             state = "" if one.is_whole else "  unfinished"
             size = f"{_mib(one.num_bytes):>9} MiB"
-            print(f"  {_name(one)[:24]:24} {count:>9} images {size}  {_ago(one.used):>8}{state}")
+            print(f"  {_name(one)[:24]:24} {count:>16} {size}  {_ago(one.used):>8}{state}")
 
 
 def _name(one: Kept) -> str:
@@ -124,8 +129,8 @@ def _name(one: Kept) -> str:
 
 
 def _backbone(one: Kept) -> str:
-    backbone, tag, precision = (one.about.get(k) or "" for k in ("backbone", "tag", "precision"))
-    return _printable(" ".join(filter(None, (backbone, tag, precision))) or "of an unknown backbone")
+    parts = (str(one.about.get(k) or "") for k in ("backbone", "tag", "precision"))
+    return _printable(" ".join(filter(None, parts)) or "of an unknown backbone")
 
 
 def _printable(text: object) -> str:
