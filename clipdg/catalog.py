@@ -5,7 +5,8 @@ A plug-in is a module. backbones: ``load(model, weights) -> Backbone``, with set
 below. objectives: ``Config`` and
 ``build(config, domains, label_smoothing, seed) -> nn.Module``, called with (model, inputs, labels, domains); ``NEEDS``
 is "images", or "domains" for batches with images of each, or "features" if moreover it acts on what the classifier
-reads.
+reads. ``LEAST``, if it is there: how many images of each domain it needs in a batch. The module may have ``updated()``,
+called at each update of the weights, and ``restarts_optimizer``, asked before one.
 
 A method is ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``, features (N, D) to logits (N, C), with
 
@@ -14,13 +15,15 @@ A method is ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``, 
                     ``validation`` as a third if ``module.needs_validation``; "everything", the backbone too
     fit(config)     core.Fit, how it goes down; None if this configuration is solved. Not there if nothing is fitted.
     LEARNS_CONTEXT  its parameters can stand before other class names, see contexts.py
-    REPRESENTS      ``module.represent(features)`` is what objectives on features act on
+    REPRESENTS      its parameters change what objectives on features act on, with the backbone as it is
     said(config)    settings that name files, as what these say: they count in a run's identity and stand in its record
 
 The module may have ``refitted`` (on the validation images too, which are then not evaluated), ``story`` (what a record
 tells of the fit, JSON), ``regularized(loss)`` (the loss that a step goes down, of its objective's), ``learnt()`` (the
 tensors that a run leaves beside its record, in the place of its parameters) and, of one that trains everything,
-``trains(name)`` (whether the backbone's parameter of that name, on which image features depend, is trained).
+``trains(name)`` (whether the backbone's parameter of that name, on which image features depend, is trained). Where its
+classifier reads something else than the features it is given, ``represent(features)`` is that and
+``classify(represented)`` the logits: a fit takes these two in the place of the call, for objectives on features.
 """
 
 from __future__ import annotations

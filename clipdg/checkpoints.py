@@ -109,6 +109,8 @@ class FitState(Checkpoint):
     It is held in memory at most every ``hold`` seconds and written every ``write`` seconds, and when the fit is ended
     by a signal or an error (``flush``). The next fit goes on from there, to the bit on a CPU: weights, optimizer,
     schedule, and the state of each generator, of which ``generators`` are those that torch does not know itself.
+
+    ``seconds_before``: what the fits before this one took up to their last state, which is a cost of the run too.
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class FitState(Checkpoint):
         super().__init__()
         self.path, self.generators, self.hold = path, generators, hold
         self.files = _Held(write)
-        self._held_at = time.monotonic()
+        self.seconds_before = 0.0
+        self._held_at = self._began_at = time.monotonic()
         self._restored: dict[str, Any] | None = None
 
     def resumes_from(self) -> Path | None:
@@ -142,10 +145,12 @@ class FitState(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {name: g.get_state() for name, g in self.generators.items()}
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return state | {"torch": torch.get_rng_state(), "cuda": cuda}
+        seconds = self.seconds_before + time.monotonic() - self._began_at
+        return state | {"torch": torch.get_rng_state(), "cuda": cuda, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict  # put back when all is set up, which may draw
+        self.seconds_before = state_dict.get("seconds", 0.0)
 
     def on_train_start(self, *_: Any) -> None:
         if self._restored is None:

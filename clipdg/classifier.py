@@ -221,8 +221,10 @@ class Classifier(lightning.LightningModule):
 
         def model(prepared: Tensor) -> tuple[Tensor, Tensor]:
             features = prepared if prepared.ndim == 2 else self._features(prepared)
-            read: Tensor = self.method.represent(features) if hasattr(self.method, "represent") else features  # type: ignore[operator]
-            return read, self._logits(features, domains)
+            if not hasattr(self.method, "represent"):
+                return features, self._logits(features, domains)
+            read: Tensor = self.method.represent(features)  # type: ignore[operator]
+            return read, self.method.classify(read)  # type: ignore[operator]
 
         if getattr(self.objective, "restarts_optimizer", False):
             for optimizer in self.trainer.optimizers:
@@ -237,7 +239,23 @@ class Classifier(lightning.LightningModule):
         ):  # of a batch that they do not divide, processes have unequal shares
             total = self.trainer.strategy.reduce(loss.new_tensor(float(len(labels))), reduce_op="mean")
             loss = loss * (len(labels) / total)
-        return loss
+        return loss * self._missing(batch_idx)
+
+    def _missing(self, batch_idx: int) -> float:
+        """By how much a batch counts more in a last update of a pass for which batches are missing.
+
+        Lightning divides each loss by the number of batches of a whole update.
+        """
+        planned = 1 if self.how is None else self.how.accumulate
+        if planned == 1:
+            return 1.0
+        num_batches = self.trainer.num_training_batches
+        rest = int(num_batches % planned) if math.isfinite(num_batches) else 0
+        return planned / rest if rest and batch_idx >= num_batches - rest else 1.0
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if hasattr(self.objective, "updated"):
+            self.objective.updated()  # type: ignore[operator]
 
     def on_train_epoch_end(self) -> None:
         if self.how is None:

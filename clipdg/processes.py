@@ -27,13 +27,18 @@ import torch
 
 from clipdg import interruption
 from clipdg.errors import ClipdgError
+from clipdg.trainer import Progress
 
 GRACE = 30.0  # seconds that a process has to save the state of its fit
 LAST_WORDS = 5.0  # seconds that the others have to say more than that one of them is gone
 
 
-def together(num: int, work: Callable[..., dict[str, Any]], *arguments: Any) -> list[dict[str, Any]]:
-    """What ``work(*arguments)`` gives in each of ``num`` processes, by rank: tensors and plain values.
+def together(
+    num: int, work: Callable[..., dict[str, Any]], *arguments: Any, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """What ``work(report, *arguments)`` gives in each of ``num`` processes, by rank: tensors and plain values.
+
+    ``progress`` is told what the first one gives to its ``report``, which is None in the others.
 
     Raises the ClipdgError of a process that has one; else RuntimeError with its traceback or how it was ended. The
     others are then told to end, as they are when this process is, and have time to save their state.
@@ -51,7 +56,7 @@ def together(num: int, work: Callable[..., dict[str, Any]], *arguments: Any) -> 
                 process.start()
                 theirs.close()
                 ranks.append((process, ours))
-            _wait(ranks)
+            _wait(ranks, progress)
             return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(num)]
         finally:
             for process, _ in ranks:
@@ -63,7 +68,7 @@ def together(num: int, work: Callable[..., dict[str, Any]], *arguments: Any) -> 
                 connection.close()
 
 
-def _wait(ranks: Sequence[tuple[SpawnProcess, Connection]]) -> None:
+def _wait(ranks: Sequence[tuple[SpawnProcess, Connection]], progress: Progress | None) -> None:
     """Until all are done. Raises as ``together``."""
     waiting = {connection: process for process, connection in ranks}
     errors: list[Exception] = []
@@ -76,12 +81,16 @@ def _wait(ranks: Sequence[tuple[SpawnProcess, Connection]]) -> None:
             assert isinstance(connection, Connection)
             process = waiting.pop(connection)
             try:
-                error = connection.recv()
+                said = connection.recv()
             except EOFError:
                 process.join()
-                error = RuntimeError(f"a process of the fit ended with exit code {process.exitcode}")
-            if error is not None:
-                errors.append(error)
+                said = RuntimeError(f"a process of the fit ended with exit code {process.exitcode}")
+            if isinstance(said, tuple):  # no end, but how far it is
+                waiting[connection] = process
+                if progress is not None:
+                    progress(*said)
+            elif said is not None:
+                errors.append(said)
                 deadline = deadline or time.monotonic() + LAST_WORDS
     if errors:
         raise next((e for e in errors if isinstance(e, ClipdgError)), errors[0])
@@ -111,7 +120,8 @@ def _rank(
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // num))
     try:
         with interruption.stoppable():
-            torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
+            report = None if rank else _reports(connection)
+            torch.save(work(report, *arguments), Path(folder) / f"{rank}.pt")
         connection.send(None)
     except interruption.Stopped:
         sys.exit(interruption.EXIT_CODE)
@@ -122,6 +132,19 @@ def _rank(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _reports(connection: Connection) -> Progress:
+    """Says how far this process is, ten times a second at most, and when a stage is over."""
+    sent = 0.0
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal sent
+        if time.monotonic() - sent >= 0.1 or done == total:
+            sent = time.monotonic()
+            connection.send((stage, done, total))
+
+    return report
 
 
 def _end_with_parent() -> None:

@@ -150,8 +150,14 @@ def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: M
     name, method_name = values["objective"]["name"], values["method"]["name"]
     if name == "erm":
         return
-    if _how(values, method) is None:
+    how, least = _how(values, method), getattr(objective, "LEAST", 1)
+    if how is None:
         raise ConfigError(f"objective {name} is for what learns by gradient descent, and {method_name} does not")
+    if how.batch_size < least:
+        raise ConfigError(
+            f"objective {name} needs at least {least} images of each domain in a batch; set method.batch_size={least} "
+            "or more"
+        )
     if objective.NEEDS == "features" and method.TRAINS != "everything" and not getattr(method, "REPRESENTS", False):
         raise ConfigError(
             f"objective {name} acts on features, which {method_name} leaves as they are; it needs a backbone or an "
@@ -169,6 +175,11 @@ def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
     if changed and _how(values, method) is None:
         name = values["method"]["name"]
         raise ConfigError(f"{changed[0]} is for what learns by gradient descent, and {name} does not")
+    average = values["fit"]["average"]
+    if average == "none" and "fit.average_from" in changed:
+        raise ConfigError("fit.average_from is for weights that are averaged; give fit.average=swa or ema")
+    if average != "ema" and "fit.ema_decay" in changed:
+        raise ConfigError("fit.ema_decay is of a decaying average; give fit.average=ema")
     _check_devices(values, method)
     if values["fit"]["precision"] == "fp16" and not torch.cuda.is_available():
         raise ConfigError("fit.precision=fp16 is for GPUs, a CPU has no fast arithmetic for it; use fp32 or bf16")
@@ -192,6 +203,14 @@ def _check_devices(values: Mapping[str, Any], method: ModuleType) -> None:
         raise ConfigError(
             "strategy=fsdp has no process that holds the whole model on the way of a fit, which "
             "fit.checkpoint_every and fit.average need; use ddp"
+        )
+
+
+def _check_average(how: Fit, num_updates: int) -> None:
+    if how.average != "none" and how.average_from >= num_updates:
+        raise ConfigError(
+            f"fit.average_from is {how.average_from:,} and the fit has {num_updates:,} updates, of which none would be "
+            "averaged; give fewer"
         )
 
 
@@ -239,7 +258,9 @@ class Run:
         self.session = session
         self.picks = picks.read(Path(self.values["picks"]).expanduser()) if self.values["picks"] else None
         self._refitted = False  # validation images were fitted on in the end
-        self._rate: float | None = None  # images a second of the fit
+        self._rate: float | None = None  # images a second of a fit by gradient descent
+        self._seconds_before = 0.0  # of the same fit, before it was interrupted
+        self._shares_mib: tuple[float, ...] = ()  # the most memory of each of several processes that shared the fit
         self.seed: int = resolved.values["seed"]
         data.check_shift(benchmark, shift)
         self.data_fingerprint = session.data_fingerprint(benchmark)
@@ -311,14 +332,14 @@ class Run:
         return self.identity.among(found)
 
     def make(self, out: Path | None) -> records.Record:
-        started, memory = time.perf_counter(), Memory()
+        started, memory, fits = time.perf_counter(), Memory(), self.method.TRAINS != "nothing"
         fit_rows = self._fit_rows()
         classifier = self._classifier()
         method = classifier.method
         val_rows = self._val_rows() if getattr(method, "needs_validation", False) else {}
         on_the_way: dict[int, Results] = {}
         start = interpolation.state_of(classifier) if hasattr(self.method, "ALPHAS") else None
-        if self.method.TRAINS != "nothing":
+        if fits:
             fit = self._fit if self.devices == 1 else self._fit_together
             on_the_way = fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
@@ -327,15 +348,15 @@ class Run:
         curve = self._curve(classifier, start) if start is not None else None
         self._evaluate(classifier)
         timing = {
-            "seconds": round(time.perf_counter() - started, 3),
-            "fit_seconds": round(fitted - started, 3) if self.method.TRAINS != "nothing" else None,
+            "seconds": round(time.perf_counter() - started + self._seconds_before, 3),
+            "fit_seconds": round(fitted - started + self._seconds_before, 3) if fits else None,
             "trainable_parameters": _trainable(method, classifier.backbone if classifier.trains_backbone else None),
             "converged": getattr(method, "converged", None),
             "images_per_second": self._rate,  # that were fitted on
-            "peak_memory_mib": memory.peak_mib,
+            "peak_memory_mib": max((p for p in (memory.peak_mib, *self._shares_mib) if p is not None), default=None),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "threads": torch.get_num_threads(),
-        }
+        } | ({"processes": self.devices} if self.devices > 1 else {})
         if self._refitted:
             fit_rows = {name: np.concatenate([rows, val_rows[name]]) for name, rows in fit_rows.items()}
         return self._publish(classifier, on_the_way, curve, fit_rows, timing, out)
@@ -483,11 +504,13 @@ class Run:
         if self.method.TRAINS != "everything":
             self._fit_inputs(classifier.how, fit_rows)  # encoded once, and not by each
         values = self.values | {"shift": self.shift.name}
-        started = time.perf_counter()
-        shares = processes.together(self.devices, _share, values, self.resolved.seeded, out, self.session.store.folder)
+        given = (values, self.resolved.seeded, out, self.session.store.folder)
+        shares = processes.together(self.devices, _share, *given, progress=self.session.progress)
         classifier.load_state_dict(shares[0]["learnt"], strict=classifier.strict_loading)
         classifier.num_steps = shares[0]["num_steps"]
-        self._rate = round(sum(s["num_images"] for s in shares) / (time.perf_counter() - started), 1)
+        self._rate = round(sum(s["images_per_second"] for s in shares), 1)
+        self._seconds_before = shares[0]["seconds_before"]
+        self._shares_mib = tuple(s["peak_memory_mib"] for s in shares if s["peak_memory_mib"] is not None)
         return {
             step: {(domain, split): metrics for domain, split, metrics in results}
             for step, results in shares[0]["on_the_way"]
@@ -495,6 +518,7 @@ class Run:
 
     def share(self, out: Path | None) -> dict[str, Any]:
         """This process's part of a fit by several: what it learnt with the others, and what it found on the way."""
+        memory = Memory()
         classifier, learnt = self._classifier(), processes.Learnt()
         on_the_way = self._fit(classifier, self._fit_rows(), {}, out, learnt)
         found = [
@@ -506,7 +530,9 @@ class Run:
         return {
             "learnt": kept if first else {},
             "num_steps": classifier.num_steps,
-            "num_images": classifier.num_images,
+            "images_per_second": self._rate,
+            "peak_memory_mib": memory.peak_mib,
+            "seconds_before": self._seconds_before,
             "on_the_way": found if first else [],
         }
 
@@ -559,9 +585,11 @@ class Run:
             shared=learnt is not None,
             workers=self.values["workers"],
         )
-        if how is not None and how.steps is not None:  # in passes, for schedules that count these
+        if how is not None:
             updates = math.ceil(len(loader) / how.accumulate)
-            how = classifier.how = dataclasses.replace(how, epochs=math.ceil(how.steps / updates))
+            if how.steps is not None:  # in passes, for schedules that count these
+                how = classifier.how = dataclasses.replace(how, epochs=math.ceil(how.steps / updates))
+            _check_average(how, how.steps or how.epochs * updates)
         validation = data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
         name = f"fit {self.values['method']['name']}"
         options: dict[str, Any] = trainer.options_of(how) if how else {"max_epochs": 1}
@@ -590,8 +618,10 @@ class Run:
                 except BaseException:
                     state.flush()
                     raise
+                self._seconds_before = state.seconds_before
         seconds = time.perf_counter() - started - (on_the_way.seconds if on_the_way else 0.0)
-        self._rate = round(classifier.num_images / seconds, 1)
+        if how is not None:
+            self._rate = round(classifier.num_images / seconds, 1)
         return on_the_way.found if on_the_way else {}
 
     def _state_file(self, out: Path) -> Path:
@@ -694,9 +724,11 @@ class Run:
         return said
 
 
-def _share(values: dict[str, Any], seeded: tuple[str, ...], out: Path | None, store: Path) -> dict[str, Any]:
+def _share(
+    report: trainer.Progress | None, values: dict[str, Any], seeded: tuple[str, ...], out: Path | None, store: Path
+) -> dict[str, Any]:
     """The work of one of several processes."""
-    [one] = _runs(config.Resolved(values, seeded), Session(FeatureStore(store)))
+    [one] = _runs(config.Resolved(values, seeded), Session(FeatureStore(store), report))
     return one.share(out)
 
 

@@ -34,7 +34,8 @@ def settings(method: dict[str, Any], **others: Any) -> config.Resolved:
 def test_two_processes_find_what_one_finds(method: dict[str, Any], others: dict[str, Any], tmp_path: Path) -> None:
     [alone] = run(settings(method, **others), tmp_path / "alone")
     resolved = settings(method, **others, devices=2)
-    [shared] = run(resolved, tmp_path / "shared")
+    told: list[tuple[str, int, int]] = []
+    [shared] = run(resolved, tmp_path / "shared", Session(progress=lambda *said: told.append(said)))
     assert shared.run_id == alone.run_id
     assert [f.name for f in (tmp_path / "shared").glob("*.json")] == [f"{alone.run_id}.json"]
     assert not list((tmp_path / "shared").rglob("*.ckpt"))
@@ -44,9 +45,15 @@ def test_two_processes_find_what_one_finds(method: dict[str, Any], others: dict[
     for one, other in zip(alone.evaluations, shared.evaluations, strict=True):
         assert other["metrics"]["nll"] == pytest.approx(one["metrics"]["nll"], rel=1e-3)
     assert "devices" not in json.dumps(dict(shared.content))
+    num_updates = shared.evaluations[0]["step"]
+    assert (f"fit {method['name']}", num_updates, num_updates) in told
+    timing = shared.content["timing"]
+    assert timing["processes"] == 2
+    assert timing["images_per_second"] > 0
+    assert timing["peak_memory_mib"] > 50
 
 
-def _ends(how: str) -> dict[str, Any]:
+def _ends(_: object, how: str) -> dict[str, Any]:
     if os.environ["LOCAL_RANK"] == "0":
         time.sleep(600.0)
     if how == "killed":
@@ -83,7 +90,7 @@ def test_what_several_processes_would_do_otherwise_is_refused(
 
 
 def test_what_is_solved_for_is_solved_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*_: Any) -> None:
+    def started(*_: Any, **__: Any) -> None:
         raise AssertionError("processes were started")
 
     monkeypatch.setattr("clipdg.processes.together", started)

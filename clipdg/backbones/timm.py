@@ -154,6 +154,8 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
         built, header = _from_tag(source, tagged, config), {}
         commit = commit_of(source)
         provenance = {"revision": commit} if commit else {}
+    if config.frozen_batch_norm and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in built.modules()):
+        raise ConfigError(f"{name} has no batch norm that could be frozen; leave out backbone.frozen_batch_norm")
     preprocessing = preprocessing_of(built, name, test_size=config.test_size)
     backbone = TimmImage(name, built, preprocessing, frozen_batch_norm=config.frozen_batch_norm)
     if header and header.get("architecture") != backbone.architecture:

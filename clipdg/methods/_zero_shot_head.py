@@ -28,9 +28,17 @@ class ZeroShotHead(nn.Module):
             self.register_buffer("weight", weight)
             self.register_buffer("bias", bias)
 
+    def represent(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, D), of unit length."""
+        return F.normalize(features, dim=1)
+
+    def classify(self, represented: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return F.linear(represented, self.weight, self.bias)
+
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
-        return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
+        return self.classify(self.represent(features))
 
 
 def directions(method: str, config: Prompted, backbone: ClipBackbone, benchmark: Benchmark) -> Tensor:

@@ -21,6 +21,7 @@ from clipdg.templates import Prompted, texts_of
 
 TRAINS = "method"
 NEEDS_TEXT = True
+REPRESENTS = True
 
 
 @dataclass
@@ -52,11 +53,18 @@ class ClipAdapter(nn.Module):
         self.down = nn.Linear(width, width // reduction, bias=False, device=directions.device)
         self.up = nn.Linear(width // reduction, width, bias=False, device=directions.device)
 
+    def represent(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, D), adapted, of unit length."""
+        adapted = self.up(self.down(features).relu()).relu()
+        return F.normalize(self.ratio * adapted + (1 - self.ratio) * features, dim=1)
+
+    def classify(self, represented: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return self.scale * represented @ self.directions.T
+
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
-        adapted = self.up(self.down(features).relu()).relu()
-        mixed = self.ratio * adapted + (1 - self.ratio) * features
-        return self.scale * F.normalize(mixed, dim=1) @ self.directions.T
+        return self.classify(self.represent(features))
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ClipAdapter:

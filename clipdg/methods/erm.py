@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipdg.core import Backbone, Benchmark, Fit
 
@@ -47,9 +48,28 @@ class Config:
     val_transform: Literal["clean", "domainbed"] = "clean"
 
 
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> nn.Module:
-    head = nn.Linear(backbone.embed_dim, len(benchmark.classes))
-    return nn.Sequential(nn.Dropout(config.dropout), head) if config.dropout else head
+class Head(nn.Linear):
+    """A linear classifier behind dropout, which objectives on features see too, as in DomainBed."""
+
+    def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
+        super().__init__(num_features, num_classes)
+        self.dropout = dropout
+
+    def represent(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, D)"""
+        return F.dropout(features, self.dropout, self.training) if self.dropout else features
+
+    def classify(self, represented: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return super().forward(represented)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return self.classify(self.represent(features))
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+    return Head(backbone.embed_dim, len(benchmark.classes), config.dropout)
 
 
 def fit(config: Config) -> Fit:

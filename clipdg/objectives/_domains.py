@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdg.errors import ConfigError
@@ -27,3 +27,30 @@ def split(domains: Tensor, ids: Sequence[int]) -> list[Tensor]:
 def losses(logits: Tensor, labels: Tensor, places: Sequence[Tensor], label_smoothing: float) -> Tensor:
     """Mean cross-entropy of each domain (E,)."""
     return torch.stack([F.cross_entropy(logits[p], labels[p], label_smoothing=label_smoothing) for p in places])
+
+
+class Annealed(nn.Module):
+    """What irm and vrex share: a penalty that weighs 1 for the first ``anneal_steps`` updates, and ``full`` after them.
+
+    As in DomainBed the optimiser starts anew when the weight changes. Batches whose gradients add up to one update
+    count once: ``updated`` is called at each update and not at each batch.
+    """
+
+    num_updates: Tensor
+
+    def __init__(self, full: float, anneal_steps: int) -> None:
+        super().__init__()
+        self.full, self.anneal_steps = full, anneal_steps
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def weight(self) -> float:
+        return self.full if int(self.num_updates) >= self.anneal_steps else 1.0
+
+    @property
+    def restarts_optimizer(self) -> bool:
+        """Whether the optimiser's state is to be dropped before this update."""
+        return int(self.num_updates) == self.anneal_steps
+
+    def updated(self) -> None:
+        self.num_updates += 1

@@ -20,6 +20,7 @@ from clipdg.core import Model
 from clipdg.objectives import _domains
 
 NEEDS = "features"
+LEAST = 2  # images of a domain in a batch: a covariance of one image is none
 
 
 @dataclass

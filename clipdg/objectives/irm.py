@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clipdg.core import Model
 from clipdg.objectives import _domains
 
 NEEDS = "domains"
+LEAST = 2  # images of a domain in a batch: two halves
 
 
 @dataclass
@@ -27,29 +28,19 @@ class Config:
     anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
 
 
-class IRM(nn.Module):
-    num_updates: Tensor
-
+class IRM(_domains.Annealed):
     def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(config.weight, config.anneal_steps)
         _domains.check_several("irm", domains)
-        self.config, self.domains, self.label_smoothing = config, tuple(domains), label_smoothing
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def restarts_optimizer(self) -> bool:
-        """Whether the optimiser's state is to be dropped before this update."""
-        return int(self.num_updates) == self.config.anneal_steps
+        self.domains, self.label_smoothing = tuple(domains), label_smoothing
 
     def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         _, logits = model(inputs)
         logits = logits.float()
         places = _domains.split(domains, self.domains)
-        weight = self.config.weight if int(self.num_updates) >= self.config.anneal_steps else 1.0
         risks = _domains.losses(logits, labels, places, self.label_smoothing)
         penalties = [self._penalty(logits[p], labels[p]) for p in places]
-        self.num_updates += 1
-        return risks.mean() + weight * torch.stack(penalties).mean()
+        return risks.mean() + self.weight * torch.stack(penalties).mean()
 
     def _penalty(self, logits: Tensor, labels: Tensor) -> Tensor:
         scale = torch.ones((), device=logits.device, requires_grad=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdg.core import Model
 from clipdg.objectives import _domains
@@ -25,26 +24,16 @@ class Config:
     anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
 
 
-class VREx(nn.Module):
-    num_updates: Tensor
-
+class VREx(_domains.Annealed):
     def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(config.weight, config.anneal_steps)
         _domains.check_several("vrex", domains)
-        self.config, self.domains, self.label_smoothing = config, tuple(domains), label_smoothing
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def restarts_optimizer(self) -> bool:
-        """Whether the optimiser's state is to be dropped before this update."""
-        return int(self.num_updates) == self.config.anneal_steps
+        self.domains, self.label_smoothing = tuple(domains), label_smoothing
 
     def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         _, logits = model(inputs)
-        weight = self.config.weight if int(self.num_updates) >= self.config.anneal_steps else 1.0
         risks = _domains.losses(logits.float(), labels, _domains.split(domains, self.domains), self.label_smoothing)
-        self.num_updates += 1
-        return risks.mean() + weight * (risks - risks.mean()).square().mean()
+        return risks.mean() + self.weight * (risks - risks.mean()).square().mean()
 
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> VREx:

@@ -9,8 +9,8 @@ from clipdg.records import Record
 from clipdg.report.sections import Section, Sheet, Shown
 from clipdg.report.tables import Study
 
-HEADS = ("method", "runs", "fit, s", "whole run, s", "tested, images/s", "peak memory, MiB", "learnt parameters",
-         "device")  # fmt: skip
+HEADS = ("method", "runs", "fit, s", "whole run, s", "fitted, images/s", "tested, images/s", "peak memory, MiB",
+         "learnt parameters", "device")  # fmt: skip
 
 
 def section(study: Study) -> Section | None:
@@ -25,6 +25,7 @@ def section(study: Study) -> Section | None:
                 Shown(str(len(row.records)), len(row.records)),
                 _middle([t.get("fit_seconds") for t in timings], 1),
                 _middle([t.get("seconds") for t in timings], 1),
+                _middle([t.get("images_per_second") for t in timings], 0),
                 _middle([_rate(r) for r in row.records], 0),
                 _middle([t.get("peak_memory_mib") for t in timings], 0),
                 _middle([t.get("trainable_parameters") for t in timings], 0),
@@ -33,18 +34,20 @@ def section(study: Study) -> Section | None:
         )
     if not any(x.value is not None for row in rows for x in row[2:4]):
         return None
-    empty = {i for i in range(2, 7) if all(row[i].value is None for row in rows)}
+    empty = {i for i in range(2, 8) if all(row[i].value is None for row in rows)}
     kept = [i for i in range(len(HEADS)) if i not in empty]
     sheet = Sheet(
         tuple(HEADS[i] for i in kept),
         tuple(tuple(row[i] for i in kept) for row in rows),
-        tuple(place for place, i in enumerate(kept) if 0 < i < 7),
+        tuple(place for place, i in enumerate(kept) if 0 < i < 8),
     )
     caption = (
         "Median over a row's runs, [lowest, highest] where they differ. Whole run: without start-up; images that were "
-        "already encoded count as nothing. Tested: evaluated images over the seconds that evaluation took, from stored "
-        "features unless the backbone is trained. Peak memory: of the device, or of the process on a CPU. Seconds of "
-        "different devices, or of a machine with other work, cannot be compared."
+        "already encoded count as nothing. Fitted: images that a fit by gradient descent saw over the seconds that it "
+        "took, without evaluations on its way. Tested: evaluated images over the seconds that evaluation took; both "
+        "are from stored features unless the backbone is trained. Peak memory: of the device, or of the process on a "
+        "CPU, the largest where several shared the fit. Seconds of different devices, or of a machine with other work, "
+        "cannot be compared."
     )
     return Section("costs", "What it cost", caption, sheet)
 
@@ -58,7 +61,7 @@ def _middle(values: Sequence[float | None], decimals: int) -> Shown:
 
 
 def _rate(record: Record) -> float | None:
-    """Images a second in evaluation; an image counts once, however many splits it is in."""
+    """Images a second in evaluation; an image counts once, however many splits it is in, for each alpha of a curve."""
     timing = record.content["timing"]
     if timing.get("seconds") is None:
         return None
@@ -66,11 +69,13 @@ def _rate(record: Record) -> float | None:
     tested = {(e["domain"], e["split"]): e["num_images"] for e in record.evaluations}
     splits = record.content["data"]["num_images"]
     images = sum(n for (domain, split), n in tested.items() if split in splits.get(domain, ()))
-    return images / seconds if seconds > 0 and images else None
+    times = len({e["alpha"] for e in record.content.get("curve", ())}) or 1
+    return times * images / seconds if seconds > 0 and images else None
 
 
 def _device(record: Record) -> str:
     timing = record.content["timing"]
     threads = timing.get("threads")
     name = str(timing.get("device", "not said"))
-    return name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+    name = name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{name}; fitted by {timing['processes']} processes" if "processes" in timing else name

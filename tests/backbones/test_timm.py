@@ -284,3 +284,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, folder: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"is no folder of timm's save_for_hf"):
         timm.load(NAME, str(tmp_path / "empty"))
+
+
+def test_frozen_batch_norm_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match="has no batch norm that could be frozen"):
+        timm.load("test_vit.r160_in1k", "random:0", timm.Config(frozen_batch_norm=True))

@@ -109,6 +109,14 @@ class InterruptAt(lightning.Callback):
             raise Interrupted
 
 
+def _with_seconds(checkpoint: Any, seconds: float) -> Any:
+    """A checkpoint that says how long it took to get there."""
+    [state] = [s for name, s in checkpoint["callbacks"].items() if name.startswith("FitState")]
+    assert 0 < state["seconds"] < 300
+    state["seconds"] = seconds
+    return checkpoint
+
+
 def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
     few: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +134,8 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
     assert list((tmp_path / "cut" / ".runs").glob("*.ckpt"))
+    load = checkpoints.load
+    monkeypatch.setattr(checkpoints, "load", lambda path: _with_seconds(load(path), 1000.0))
     seen: list[int] = []
     step = Classifier.training_step
 
@@ -136,6 +146,7 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
     monkeypatch.setattr(runner.Classifier, "training_step", counted)
     resumed = run(*settings, out=tmp_path / "cut")
     assert seen == list(range(16, 30))  # the passes that had ended are not done again
+    assert resumed.content["timing"]["fit_seconds"] > 1000  # what they took is a cost of the run too
     assert resumed.evaluations == whole.evaluations
     assert records.predictions(resumed, tmp_path / "cut") == records.predictions(whole, tmp_path / "whole")
 
@@ -201,6 +212,19 @@ def test_accumulated_batches_are_one_larger_batch(clip: ClipBackbone) -> None:
     torch.testing.assert_close(one, two)
 
 
+def test_a_last_update_of_fewer_batches_is_the_mean_of_these(clip: ClipBackbone) -> None:
+    batches = Batches(12).batches
+    torch.manual_seed(0)
+    head = nn.Linear(64, 3)
+    plain = torch.optim.SGD(head.parameters(), 0.1, momentum=0.9)
+    for group in (batches[:3], batches[3:]):
+        plain.zero_grad()
+        for x, y in group:
+            (F.cross_entropy(head(x), y) / len(group)).backward()
+        plain.step()
+    torch.testing.assert_close(fitted(clip, 12, Fit("sgd", 0.1, 1, 12, accumulate=3)), head.weight.detach())
+
+
 def test_gradients_are_no_longer_than_clip_norm(clip: ClipBackbone) -> None:
     torch.manual_seed(0)
     start = nn.Linear(64, 3).weight.detach()
@@ -240,6 +264,19 @@ def test_settings_of_a_fit_are_refused_where_nothing_is_fitted(few: Benchmark, s
     overrides = ["benchmark=rotated_digits", "backbone=tiny", "method=zero_shot", setting]
     with pytest.raises(ConfigError, match=r"is for what learns by gradient descent, and zero_shot does not"):
         runner.run(config.load(overrides=overrides))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (("fit.average=swa", "fit.average_from=7"), "average_from is 7 and the fit has 7 updates"),
+        (("fit.average_from=3",), "average_from is for weights that are averaged"),
+        (("fit.average=swa", "fit.ema_decay=0.9"), "ema_decay is of a decaying average"),
+    ],
+)
+def test_an_average_of_nothing_is_refused(few: Benchmark, settings: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        run(*settings)
 
 
 def test_what_a_run_costs_is_in_its_record(few: Benchmark) -> None:

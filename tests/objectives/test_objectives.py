@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import catalog, config, data
-from clipdg.core import Backbone, Benchmark
+from clipdg import catalog, config, data, trainer
+from clipdg.classifier import Classifier
+from clipdg.core import Backbone, Benchmark, Fit
 from clipdg.errors import ConfigError
+from clipdg.methods import clip_adapter, erm, wise_ft
 
 IDS = (1, 4)  # places of the two source domains in their benchmark
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -139,6 +142,8 @@ def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
             net.zero_grad()
             value.backward()
             adam.step()
+        if hasattr(objective, "updated"):
+            objective.updated()
         assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
@@ -190,12 +195,69 @@ def test_coop_learns_under_every_objective_that_leaves_features_alone(name: str)
     assert record.content["timing"]["trainable_parameters"] == 2 * 64
 
 
+@pytest.mark.parametrize("name", ["coral", "mixup"])
+def test_an_adapter_learns_under_objectives_on_features_too(name: str) -> None:
+    settings = {
+        "benchmark": "rotated_digits",
+        "shift": "75",
+        "shots": 2,
+        "method": {"name": "clip_adapter", "epochs": 1, "batch_size": 4},
+    }
+    [plain], [record] = clipdg.run(settings), clipdg.run({**settings, "objective": name})
+    assert record.content["timing"]["trainable_parameters"] == 2 * 64 * 16
+    assert record.evaluations != plain.evaluations
+
+
+def test_coral_sees_what_the_classifier_reads(clip: Any) -> None:
+    """Features of unit length for a head of cosines, behind dropout for DomainBed's."""
+    bench, features = Benchmark("b", ("cat", "dog")), 9 * torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    adapter = clip_adapter.build(clip_adapter.Config(templates=["a {}"]), clip, bench)
+    head = wise_ft.build(wise_ft.Config(templates=["a {}"]), clip, bench)
+    for method in (adapter, head):
+        assert method.represent(features).norm(dim=1).tolist() == pytest.approx([1.0] * 6)
+        torch.testing.assert_close(method.classify(method.represent(features)), method(features))
+    dropping = erm.build(erm.Config(dropout=0.5), clip, bench).train()
+    read = dropping.represent(features)
+    assert set((read / features).round().unique().tolist()) == {0.0, 2.0}
+    torch.testing.assert_close(dropping.classify(read), F.linear(read, dropping.weight, dropping.bias))
+    assert torch.equal(dropping.eval().represent(features), features)
+
+
+class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        return batch(step)
+
+
+@pytest.mark.parametrize("name", ["irm", "vrex"])
+def test_annealing_counts_updates_where_batches_are_gathered(name: str, clip: Any) -> None:
+    module = catalog.plugin("objectives", name)
+    objective = module.build(module.Config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
+    weights: list[float] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            weights.append(objective.weight)
+
+    how = Fit("adam", 0.01, 1, 8, accumulate=2)
+    classifier = Classifier(clip, nn.Linear(5, 3), 3, how, objective=objective)
+    batches: Any = torch.utils.data.DataLoader(Batches(), batch_size=None)
+    with trainer.quiet():
+        trainer.make("fit", callbacks=[Watch()], **trainer.options_of(how)).fit(classifier, batches)
+    assert weights == [1.0] * 4 + [50.0] * 3
+    assert int(objective.num_updates) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"method": "coop", "objective": "coral"}, "acts on features, which coop leaves as they are"),
         ({"method": "zero_shot", "objective": "vrex"}, "learns by gradient descent, and zero_shot does not"),
         ({"method": "coop", "objective": "irmm"}, "Did you mean 'irm'"),
+        ({"method": {"name": "erm", "batch_size": 1}, "objective": "coral"}, "needs at least 2 images of each domain"),
+        ({"method": {"name": "coop", "batch_size": 1}, "objective": "irm"}, "needs at least 2 images of each domain"),
         ({"method": "coop", "objective": {"name": "irm", "weight": -1}}, "objective.weight is -1"),
     ],
 )

@@ -174,14 +174,25 @@ def test_rows_that_differ_in_shots_alone_make_a_curve() -> None:
 
 def test_costs_are_medians_with_their_range() -> None:
     records = shot_runs("A", "a", 1, 0.5)
-    timing = [{"seconds": 3.0, "fit_seconds": 1.0}, {"seconds": 5.0, "fit_seconds": 3.0}]
+    timing = [
+        {"seconds": 3.0, "fit_seconds": 1.0, "images_per_second": 40.0},
+        {"seconds": 5.0, "fit_seconds": 3.0, "images_per_second": 60.0},
+    ]
     made = [Record({**r.content, "timing": t}) for r, t in zip(records, timing, strict=True)]
     section = costs.section(studies(made)[0])
     assert section is not None
     assert section.sheet is not None
     # 200 images (100 of each domain) in two seconds of evaluation; nothing says memory or parameters
-    assert section.sheet.heads == ("method", "runs", "fit, s", "whole run, s", "tested, images/s", "device")
-    assert [x.text for x in section.sheet.rows[0]] == ["A", "2", "2.0 [1.0, 3.0]", "4.0 [3.0, 5.0]", "100", "not said"]
+    assert section.sheet.heads == ("method", "runs", "fit, s", "whole run, s", "fitted, images/s",
+                                   "tested, images/s", "device")  # fmt: skip
+    assert [x.text for x in section.sheet.rows[0]] == [
+        "A", "2", "2.0 [1.0, 3.0]", "4.0 [3.0, 5.0]", "50 [40, 60]", "100", "not said"
+    ]  # fmt: skip
+    curve = [{"alpha": a, "domain": "photo", "split": "out"} for a in (0.0, 0.5, 1.0)]
+    along = costs.section(studies([Record({**r.content, "curve": curve}) for r in made])[0])
+    assert along is not None
+    assert along.sheet is not None
+    assert along.sheet.rows[0][5].text == "300"  # each image three times
 
 
 def test_a_sheet_in_latex_is_escaped_and_every_row_has_every_column() -> None:
