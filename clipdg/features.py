@@ -15,6 +15,7 @@ Legend: N images, D features, S pixels a side.
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -40,6 +41,7 @@ from clipdg.trainer import Progress
 SCHEMA = 3
 # Fixed, with the last batch filled up: features depend on the batch's shape in their last digits.
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
+LOOK_EVERY = 1.0  # seconds between looks at what several processes have stored
 BATCHES_PER_SHARD = 16  # about a minute of a ViT-B/32 on one core: what a kill can cost
 LIBRARIES = {"open_clip": ("open_clip_torch", "timm"), "hf": ("transformers",), "timm": ("timm",)}  # of each family
 
@@ -181,9 +183,9 @@ class FeatureStore:
         several = min(self.devices, len(missing))
         # Processes are started anew and not forked: neither CUDA nor OpenMP threads outlive a fork.
         strategy = "ddp_spawn" if several > 1 else "auto"
-        told = None if several > 1 else progress
-        extraction = _Extraction(shards, missing, backbone, domain, view, told, workers)
-        with trainer.quiet(), _errors_of_processes():
+        one, all_ = (None, progress) if several > 1 else (progress, None)  # who tells how far it is
+        extraction = _Extraction(shards, missing, backbone, domain, view, one, workers)
+        with trainer.quiet(), _errors_of_processes(), _told_of_parts(shards, domain, all_):
             predicting = trainer.make(
                 "encode", devices=several, strategy=strategy, use_distributed_sampler=False, inference_mode=True
             )
@@ -212,6 +214,10 @@ class _Extraction(lightning.LightningModule):
         self.done = shards.num_rows - sum(len(shards.ranges[i]) for i in missing)
         self._mine: list[int] = []
         self._features: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:  # a process of its own, begun outside of the parent's trainer.quiet
+            trainer.hush()
 
     def predict_dataloader(self) -> data.Loader:
         self._mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
@@ -253,6 +259,28 @@ class _Extraction(lightning.LightningModule):
                 f"the feature of {self.domain.name} image {row} ({self.domain.rows.ids[row]}) is not finite"
             )
         self.shards.write(index, features.numpy())
+
+
+@contextmanager
+def _told_of_parts(shards: StoredArray, domain: Domain, progress: Progress | None) -> Iterator[None]:
+    """While several processes encode: what they have stored so far is told, by a thread that looks for it."""
+    if progress is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            progress(f"encode {domain.name}", shards.num_stored(), shards.num_rows)
+
+    progress(f"encode {domain.name}", shards.num_stored(), shards.num_rows)
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 @contextmanager

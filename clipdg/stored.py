@@ -169,6 +169,8 @@ class StoredArray:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         if len(content) == 32 + 4 * len(self.ranges[index]) * self.width and _is_sealed(content):
             return content[32:]
         path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from clipdg import interruption
 from clipdg.core import Fit
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 class _Report(lightning.Callback):
@@ -74,13 +75,20 @@ def decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> lis
     ]
 
 
+def hush() -> None:
+    """For the rest of this process, which somebody's ``quiet`` began: no advice of Lightning's."""
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Around the use of a trainer: no advice on devices, workers and loggers, and Ctrl-C is KeyboardInterrupt.
 
     Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored.
     """
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     handler = signal.getsignal(signal.SIGINT)
     for logger in loggers:

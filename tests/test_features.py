@@ -230,6 +230,15 @@ def test_a_part_that_rotted_before_the_array_was_whole_is_made_again(
     assert store.num_encoded == 36 - 8
 
 
+def test_a_part_that_cannot_be_read_is_one_sentence(clip: ClipBackbone, domain: Domain, tmp_path: Path) -> None:
+    FeatureStore(tmp_path).encode(clip, domain)
+    [array] = tmp_path.iterdir()
+    (array / "manifest.json").unlink()
+    (array / "part-00001").mkdir()
+    with pytest.raises(StorageError, match=r"cannot read .*part-00001: Is a directory"):
+        FeatureStore(tmp_path).encode(clip, domain)
+
+
 def test_writing_into_features_changes_nobody_elses(clip: ClipBackbone, domain: Domain, tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     first = store.encode(clip, domain)
@@ -440,8 +449,12 @@ def encode(root, devices):
     rows = ArrayRows(array, np.zeros(700, dtype=np.int64), [str(i) for i in range(700)])
     store = features.FeatureStore(root / f"store-{devices}", devices)
     features.BATCH_SIZE["cpu"], features.BATCHES_PER_SHARD = 32, 4  # where shards are cut is decided in this process
-    found = store.encode(clipdg.load_backbone("tiny", "random:0"), Domain("noise", rows)).numpy()
+    told = []
+    tell = lambda *step: told.append(step)
+    found = store.encode(clipdg.load_backbone("tiny", "random:0"), Domain("noise", rows), tell).numpy()
     assert store.num_encoded == 700
+    assert told[0] == ("encode noise", 0, 700)
+    assert len(told) > 1
     files = TableRows(open_table(root / "files"), [0] * 200, np.zeros(200, dtype=np.int64), ["no.jpg"] * 200)
     try:
         store.encode(clipdg.load_backbone("tiny", "random:0"), Domain("broken", files))
@@ -466,7 +479,9 @@ def test_two_processes_with_gloo_store_the_same_bits_as_one(tmp_path: Path, jpeg
     one, sentence = alone["encode"](tmp_path, 1)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as many threads as here
     call = [sys.executable, tmp_path / "several.py", tmp_path]
-    said = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    ended = subprocess.run(call, check=True, capture_output=True, text=True, env=environment)
+    said = ended.stdout
+    assert "lightning" not in ended.stderr.lower()  # its advice is not for people who encode images
     two = np.load(tmp_path / "2.npy")
     assert one.shape == (700, 64)
     assert np.array_equal(one, two)
