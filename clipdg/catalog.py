@@ -16,6 +16,7 @@ A method is ``Config`` and ``build(config, backbone, benchmark) -> nn.Module``, 
     fit(config)     core.Fit, how it goes down; None if this configuration is solved. Not there if nothing is fitted.
     LEARNS_CONTEXT  its parameters can stand before other class names, see contexts.py
     REPRESENTS      its parameters change what objectives on features act on, with the backbone as it is
+    merged(backbone, before)  of one that puts modules into the backbone it trains: ``before`` with what these learnt
     said(config)    settings that name files, as what these say: they count in a run's identity and stand in its record
 
 The module may have ``refitted`` (on the validation images too, which are then not evaluated), ``story`` (what a record

@@ -103,6 +103,7 @@ class RunConfig:
     may leave out together ("a+b"). ``shots``: None for all images.
 
     ``picks``: a list of the images to fit on, or the record of a run that was fitted on them, in the place of a draw.
+    ``keep_weights``: of a trained image tower, as files beside the record; what is learnt on a frozen one always is.
     ``devices``: GPUs, or processes on a CPU, that share a fit by gradient descent. They change it by rounding, and by
     what each draws itself (dropout, light augmentation). ``strategy``: each holds the whole model, or (fsdp) a part.
     """
@@ -120,6 +121,7 @@ class RunConfig:
     label: str | None = None  # how tables call it
     hparams_seed: int | None = field(default=None, metadata={"min": 0})  # which draw of a random search; 0: no draw
     workers: int | None = field(default=None, metadata={"min": 0, "max": 256})  # None: as many as are of use
+    keep_weights: bool = False
     devices: int = field(default=1, metadata={"min": 1, "max": 64})
     strategy: typing.Literal["ddp", "fsdp"] = "ddp"
 

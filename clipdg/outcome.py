@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from clipdg import contexts, records
+from clipdg import contexts, kept, records
 
 if TYPE_CHECKING:
     from clipdg.classifier import Classifier
@@ -41,7 +41,7 @@ def content_of(
     values["benchmark"].pop("skip")
     values["benchmark"].pop("places", None)
     values["backbone"] |= {"name": run.backbone.name, "weights": weights.tag}  # without the folders they lie in
-    for name in ("workers", "devices", "strategy"):
+    for name in ("workers", "devices", "strategy", "keep_weights"):
         values.pop(name)
     values["picks"] = run.picks.digest[:16] if run.picks else None
     for name in ("hparams_seed", "picks"):
@@ -109,7 +109,22 @@ def _listed(run: Run, key: str, results: Mapping[Any, Results]) -> list[dict[str
 
 def learnt_of(run: Run, method: nn.Module) -> bytes:
     """The method's parameters as a file, see contexts.py."""
-    made = {
+    settings = run.values["method"] | run.said()
+    return contexts.content(method, settings, run.benchmark.classes, run.backbone, _made(run))
+
+
+def kept_of(run: Run, classifier: Classifier) -> tuple[bytes, bytes]:
+    """The trained tower and its classifier as files, see kept.py."""
+    tower = classifier.backbone
+    if hasattr(run.method, "merged"):
+        tower = run.method.merged(tower, copy.deepcopy(run.backbone))
+    name = run.values["method"]["name"]
+    return kept.contents(tower, run.spec, classifier.method, name, run.benchmark.classes, _made(run))
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """Where what a run leaves comes from."""
+    return {
         "run_id": run.run_id,
         "benchmark": run.benchmark.name,
         "data": run.data_fingerprint,
@@ -119,8 +134,6 @@ def learnt_of(run: Run, method: nn.Module) -> bytes:
         "seed": run.seed,
         "versions": {name: version(name) for name in ("clipdg", "torch", "lightning")},
     }
-    settings = run.values["method"] | run.said()
-    return contexts.content(method, settings, run.benchmark.classes, run.backbone, made)
 
 
 def _num_images(run: Run, domain: str, split: str) -> int:

@@ -19,6 +19,8 @@ A record is one JSON file ``DIR/<run_id>.json``:
     curve        only where weights lie on a line between two: [{alpha, domain, split, num_images, metrics}]; the
                  evaluations are those at the configured alpha
     predictions  {file, digest} of the per-sample predictions beside it, or null
+    learnt       only of what was learnt on a frozen backbone: {file, digest}
+    kept         only of a trained one, with keep_weights: {backbone: {file, digest}, head: {file, digest}}
     digest       SHA-256 of the canonical JSON of all the rest
 """
 
@@ -45,8 +47,9 @@ SCHEMA = 1
 MAX_BYTES = 2**30
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
 # Settings that cannot change a number. The weights and the data count by their fingerprints, not by where they lie.
-NOT_IDENTITY = ("label", "hparams_seed", "workers", "devices", "strategy", "benchmark.root", "benchmark.skip",
-                "benchmark.streaming", "benchmark.places", "backbone.weights", "method.memory_mib")  # fmt: skip
+NOT_IDENTITY = ("label", "hparams_seed", "workers", "devices", "strategy", "keep_weights", "benchmark.root",
+                "benchmark.skip", "benchmark.streaming", "benchmark.places", "backbone.weights",
+                "method.memory_mib")  # fmt: skip
 # Settings that came after records were made, with the value that those records had: at it, they are left out, so that a
 # run keeps its identity and its row.
 CAME_LATER: Mapping[str, object] = {

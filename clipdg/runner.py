@@ -33,6 +33,7 @@ from clipdg import (
     contact,
     data,
     interpolation,
+    kept,
     outcome,
     picks,
     placement,
@@ -70,6 +71,11 @@ def run(resolved: config.Resolved, out: Path | None = None, session: Session | N
     found = []
     for one in _runs(resolved, session):
         record = one.stored(out) if out else None
+        if record is not None and one.keeps_weights and "kept" not in record.content:
+            raise ConfigError(
+                f"{out}/{record.run_id}.json stands without its weights, which only the run that trains them keeps; "
+                "move it away, or give another --out"
+            )
         if record is None:
             with _memory():
                 record = one.make(out)
@@ -141,6 +147,8 @@ def _runs(resolved: config.Resolved, session: Session) -> list[Run]:
             f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
             "use linear_probe or erm with it, or a CLIP backbone"
         )
+    if values["keep_weights"] and method.TRAINS == "everything":
+        kept.library(backbone)
     _check_objective(values, method, catalog.plugin("objectives", values["objective"]["name"]))
     _check_fit(values, method)
     return [Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
@@ -382,6 +390,11 @@ class Run:
         )
 
     @property
+    def keeps_weights(self) -> bool:
+        """Whether the trained tower is published; what is learnt on a frozen backbone always is."""
+        return bool(self.values["keep_weights"]) and self.method.TRAINS == "everything"
+
+    @property
     def devices(self) -> int:
         """Processes that share the fit; what is solved for is solved by one."""
         return int(self.values["devices"]) if self._how() is not None else 1
@@ -445,7 +458,7 @@ class Run:
         return {split: rows for split, rows in self.splits[name].items() if split not in fitted}
 
     @property
-    def _spec(self) -> Preprocessing:
+    def spec(self) -> Preprocessing:
         """How images are resized where the backbone is trained."""
         spec, how = self.backbone.preprocessing, self._how()
         if how is None or not how.squash:
@@ -457,7 +470,7 @@ class Run:
         domain = self.benchmark.domains[name]
         number = list(self.benchmark.domains).index(name)
         if self.method.TRAINS == "everything":
-            spec = data.preprocessing_for(domain, self._spec)
+            spec = data.preprocessing_for(domain, self.spec)
             return data.ImageDataset(domain.rows, rows, spec, number, name=name, augment=augment)
         features: Tensor = self.session.store.encode(
             self.backbone, domain, self.session.progress, workers=self.values["workers"]
@@ -700,6 +713,12 @@ class Run:
         if out and self.method.TRAINS in ("method", "solver"):
             learnt = outcome.learnt_of(self, classifier.method)
             content["learnt"] = outcome.publish_once(out, self.run_id, ".safetensors", learnt)
+        if out and self.keeps_weights:
+            tower, head = outcome.kept_of(self, classifier)
+            content["kept"] = {
+                "backbone": outcome.publish_once(out, self.run_id, ".backbone.safetensors", tower),
+                "head": outcome.publish_once(out, self.run_id, ".head.safetensors", head),
+            }
         record = records.Record(content)
         if out:
             sheet = out / f"contact-{self.data_fingerprint[:12]}.png"

@@ -95,6 +95,12 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> bytes:
     return save(contiguous, metadata={HEADER: canonical(dict(header)).decode()})
 
 
+def preprocessing_in(header: Mapping[str, Any]) -> Preprocessing:
+    """The spec in a file's header; JSON has no tuples. Raises KeyError or TypeError if there is none."""
+    card = header["preprocessing"]
+    return Preprocessing(**{**card, "mean": tuple(card["mean"]), "std": tuple(card["std"])})
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint's tensors, and our header ({} if another maker wrote it).
 

@@ -35,6 +35,7 @@ LAYERS = (
         "text",
         "ranks",
         "contexts",
+        "kept",
     ),
     ("backbones", "benchmarks", "methods", "objectives"),
     (

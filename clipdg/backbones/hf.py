@@ -45,6 +45,7 @@ from clipdg.weights import (
     identify,
     load_exactly,
     not_finite,
+    preprocessing_in,
     read,
     seed_of,
     seeded,
@@ -336,6 +337,7 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     path = Path(weights).expanduser() if weights is not None and seed is None else None
     folder, own, commit = _locate(model or "", with_weights=weights is None)
     family = _family(folder, name)
+    tensors, header = ({}, {}) if path is None else read(path)
     with reading(name), _quiet():
         try:
             # A model_type of transformers' own never needs a repository's code; where it asks for it all the same,
@@ -346,6 +348,8 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
         except ImportError as error:
             raise ConfigError(_needs(name, error)) from error
         preprocessing = preprocessing_of(processor, name)
+        if "preprocessing" in header:  # of `clipdg pretrain`, or of a run that kept its weights
+            preprocessing = preprocessing_in(header)
         with seeded(seed or 0):
             built = None if weights is None else getattr(transformers, family.model)(config)
     if family.text != "full" and tokenizer.padding_side != "right":
@@ -361,7 +365,6 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     with reading(name):
         backbone = HfClip(shown, built, tokenizer, preprocessing)
     if path is not None:
-        tensors, header = read(path)
         if header and header.get("architecture") != backbone.architecture:
             raise DataError(f"{path.name} holds weights of another architecture than {name}")
         if header:

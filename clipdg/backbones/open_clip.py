@@ -46,7 +46,17 @@ from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.images import preprocess
 from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
-from clipdg.weights import first_line, frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
+from clipdg.weights import (
+    first_line,
+    frozen,
+    identify,
+    load_exactly,
+    preprocessing_in,
+    read,
+    seed_of,
+    seeded,
+    tensors_of,
+)
 
 SCHEMAS = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"
@@ -341,9 +351,8 @@ def load(model: str | None = None, weights: str | None = None) -> OpenClip:
         path = hub_file(source.repository, source.files, source.revision, spoken, tag)
     tensors, header = _read(path, source.model) if path is not None else ({}, {})
     spec = source.preprocessing
-    if "preprocessing" in header:  # of `clipdg pretrain`
-        card = header["preprocessing"]
-        spec = Preprocessing(**{**card, "mean": tuple(card["mean"]), "std": tuple(card["std"])})
+    if "preprocessing" in header:  # of `clipdg pretrain`, or of a run that kept its weights
+        spec = preprocessing_in(header)
     elif source.doubt and path is not None:
         raise ConfigError(source.doubt)
     if spec.size != _image_size(source.config):

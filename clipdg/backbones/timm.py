@@ -27,7 +27,7 @@ from clipdg.catalog import nearest
 from clipdg.core import Preprocessing, Weights
 from clipdg.errors import ConfigError, DataError, NetworkError
 from clipdg.images import preprocess
-from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
+from clipdg.weights import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 # What timm itself looks for in a repository, in its order.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -157,6 +157,8 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
     if config.frozen_batch_norm and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in built.modules()):
         raise ConfigError(f"{name} has no batch norm that could be frozen; leave out backbone.frozen_batch_norm")
     preprocessing = preprocessing_of(built, name, test_size=config.test_size)
+    if "preprocessing" in header:  # of a run that kept its weights
+        preprocessing = preprocessing_in(header)
     backbone = TimmImage(name, built, preprocessing, frozen_batch_norm=config.frozen_batch_norm)
     if header and header.get("architecture") != backbone.architecture:
         raise DataError(f"{weights} holds weights of another architecture than {name}")

@@ -28,7 +28,7 @@ from clipdg.core import Preprocessing, TextTower, Weights
 from clipdg.errors import ConfigError, DataError
 from clipdg.images import preprocess
 from clipdg.text import Block, Linear, Norm, Transformer
-from clipdg.weights import frozen, identify, load_exactly, read, seed_of, seeded, tensors_of
+from clipdg.weights import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 MODELS = ("vit", "resnet")
@@ -385,7 +385,7 @@ def load(model: str | None = None, weights: str | None = None) -> TinyImage:
     try:
         architecture = Architecture(**header["architecture"]["sizes"])
         words = header["architecture"].get("words", ())
-        preprocessing = preprocessing_of(header["preprocessing"])
+        preprocessing = preprocessing_in(header)
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path.name} is not a file of tiny's weights, as `clipdg pretrain` writes them: {error}"
@@ -413,11 +413,6 @@ def load(model: str | None = None, weights: str | None = None) -> TinyImage:
 def check_model(model: str | None) -> None:
     if model is not None and model not in MODELS:
         raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
-
-
-def preprocessing_of(header: Mapping[str, Any]) -> Preprocessing:
-    """The spec in a file's header; JSON has no tuples."""
-    return Preprocessing(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
 
 
 def _named(

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,6 +113,25 @@ def adapt(backbone: Backbone, config: Config) -> None:
         target_modules="|".join(map(re.escape, names)),
     )
     inject_adapter_in_model(how, backbone)
+
+
+def merged(backbone: Backbone, before: Backbone) -> Backbone:
+    """``before``, changed: with the updates in ``backbone`` added to its weights, the same function without peft."""
+    from peft.tuners.lora import LoraLayer
+
+    assert isinstance(backbone, nn.Module)
+    assert isinstance(before, nn.Module)
+    places = dict(before.named_parameters())
+    with torch.no_grad():
+        for name, layer in backbone.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            place = f"{name}.weight"
+            if place not in places or FUSED.fullmatch(name.rpartition(".")[0]):  # nn.MultiheadAttention's own names
+                place = place.replace(".qkv.weight", ".in_proj_weight").replace(".out.weight", ".out_proj.weight")
+            update: Tensor = layer.get_delta_weight("default")
+            places[place].add_(update.to(places[place]))
+    return before
 
 
 def fit(config: Config) -> Fit:

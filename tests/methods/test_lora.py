@@ -99,6 +99,9 @@ def test_an_update_is_the_product_of_its_matrices_times_alpha_over_rank(made: Ma
     found = encode(adapted, images)
     torch.testing.assert_close(found, encode(merged, images), rtol=1e-4, atol=1e-5)
     assert (found - encode(before, images)).abs().max() > 1e-2
+    plain = lora.merged(adapted, copy.deepcopy(before))
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in before.named_parameters()]  # type: ignore[attr-defined]
+    torch.testing.assert_close(encode(plain, images), encode(merged, images), rtol=1e-5, atol=1e-6)
 
 
 def test_no_tower_but_the_images_is_changed(made: Made) -> None:

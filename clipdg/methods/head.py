@@ -1,0 +1,85 @@
+"""The classifier of a trained tower, from a file, on that tower: nothing is fitted.
+
+``file`` is what a run of erm, lora or wise_ft with ``keep_weights=true`` left beside its record, and the backbone's
+weights the other file of the same run. So a fine-tuned model is tested on another benchmark with the same classes, in
+whatever order, or with some of them. For other classes the tower of a CLIP is good for zero_shot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdg import kept
+from clipdg.core import Backbone, Benchmark
+from clipdg.errors import ConfigError
+
+TRAINS = "nothing"
+NEEDS_TEXT = False
+NEEDS_FILE = True
+
+
+@dataclass
+class Config:
+    file: str | None = None
+
+
+class Head(nn.Module):
+    """Legend: N images, C classes, D features."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, unit: bool) -> None:
+        """``weight``: (C, D). ``unit``: whether features are brought to unit length first."""
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.unit = unit
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        return F.linear(F.normalize(features, dim=1) if self.unit else features, self.weight, self.bias)
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+    """Raises ConfigError for another tower than the classifier's, and for a class that it does not know."""
+    found = _read(config)
+    own, theirs = found.backbone, backbone.weights
+    if own["fingerprint"] != theirs.fingerprint:
+        raise ConfigError(
+            f"{found.path.name} stands on the tower that run {found.made['run_id']} trained "
+            f"({own['fingerprint'][:12]}), and this is {theirs.backbone}, weights '{theirs.tag}' "
+            f"({theirs.fingerprint[:12]}); give backbone={own['spec']} "
+            f"backbone.weights={found.path.name.replace('.head.', '.backbone.')}"
+        )
+    missing = [name for name in benchmark.classes if name not in found.classes]
+    if missing:
+        raise ConfigError(
+            f"{found.path.name} knows {len(found.classes)} classes and not '{missing[0]}' of {benchmark.name}; use "
+            "zero_shot or linear_probe on its tower for other classes"
+        )
+    rows = torch.tensor([found.classes.index(name) for name in benchmark.classes])
+    device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
+    head = Head(found.weight[rows].to(device), found.bias[rows].to(device), found.unit)
+    head.story = {"method": found.method, "classes": len(found.classes), "made": dict(found.made)}  # type: ignore[assignment]  # no parameter
+    return head
+
+
+def said(config: Config) -> dict[str, Any]:
+    """The file counts by its content, not by where it lies."""
+    return {"file": f"sha256:{_read(config).digest}"}
+
+
+def _read(config: Config) -> kept.Head:
+    if config.file is None:
+        raise ConfigError(
+            "method head needs a file; give method.file=RUN_ID.head.safetensors, which a run of erm, lora or wise_ft "
+            "with keep_weights=true left"
+        )
+    return kept.read(Path(config.file).expanduser())
