@@ -44,6 +44,16 @@ class Average(lightning.Callback):
         torch._foreach_lerp_(self.mean, self.weights, 1 / self.num_averaged if self.decay is None else 1 - self.decay)
 
     def on_train_end(self, *_: Any) -> None:
+        self._finish()
+
+    def finish(self, module: lightning.LightningModule) -> None:
+        """Put the average into a fit that was over when it was interrupted, which Lightning does not begin again."""
+        if not self.weights:
+            module.train()
+            self.weights = _trained(module)
+            self._finish()
+
+    def _finish(self) -> None:
         if self.num_averaged:
             _copy(self.mean, self.weights)
 

@@ -137,6 +137,9 @@ class FitState(Checkpoint):
         self.files.remove_checkpoint(self.path)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if over and trainer.world_size > 1:  # what several learnt is brought together by the end of a fit alone
+            return
         due = time.monotonic() - self._held_at >= self.hold
         if trainer.strategy.broadcast(due):  # the first process's clock decides: all have to save at once
             trainer.save_checkpoint(self.path)

@@ -21,7 +21,7 @@ from clipdg.core import Backbone, Fit, Subset
 from clipdg.data import TestSet
 from clipdg.errors import ConfigError, DivergedError
 from clipdg.objectives.erm import ERM
-from clipdg.trainer import decay_groups, warmup_cosine
+from clipdg.trainer import decay_groups, num_updates, warmup_cosine
 
 METRICS = ("top1", "top5", "mean_per_class", "worst_class", "ece", "nll")
 NUM_BINS = 15  # of the expected calibration error, equally wide; Guo et al. 2017
@@ -302,7 +302,7 @@ class Classifier(lightning.LightningModule):
         if fit.schedule == "constant":
             return optimizer
         per_epoch = fit.schedule == "cosine_epoch"
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = num_updates(self.trainer, fit.steps)
         factor = lr_factor(fit, fit.epochs if per_epoch else num_steps, max(1, num_steps // fit.epochs))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": scheduler, "interval": "epoch" if per_epoch else "step"}]

@@ -632,8 +632,10 @@ class Run:
                     state.flush()
                     raise
                 self._seconds_before = state.seconds_before
+        if average is not None:
+            average.finish(classifier)
         seconds = time.perf_counter() - started - (on_the_way.seconds if on_the_way else 0.0)
-        if how is not None:
+        if how is not None and classifier.num_images:
             self._rate = round(classifier.num_images / seconds, 1)
         return on_the_way.found if on_the_way else {}
 
@@ -684,7 +686,7 @@ class Run:
         def evaluate(step: int) -> Results:
             return classifier.evaluate_now(self._test_loaders(step), self._test_sets())
 
-        return Waypoints(how.checkpoint_every, evaluate, average)
+        return Waypoints(how.checkpoint_every, evaluate, average, how.steps)
 
     def _curve(self, classifier: Classifier, start: interpolation.State) -> dict[float, Results]:
         """Results at each alpha of the method's curve but its own, whose weights the classifier then has."""

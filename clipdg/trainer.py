@@ -22,12 +22,27 @@ _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 class _Report(lightning.Callback):
-    def __init__(self, stage: str, progress: Progress) -> None:
-        self.stage, self.progress = stage, progress
+    def __init__(self, stage: str, progress: Progress, steps: int | None) -> None:
+        self.stage, self.progress, self.steps = stage, progress, steps
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        total = int(trainer.estimated_stepping_batches)
+        total = num_updates(trainer, self.steps)
         self.progress(self.stage, min(trainer.global_step, total), total)
+
+
+class _Until(lightning.Callback):
+    """Ends a fit after so many updates.
+
+    With Lightning's own ``max_steps``, a fit that goes on from the end of a pass is taken for one within it: its first
+    batch is a pass by itself (2.6).
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
 
 
 class _Stop(lightning.Callback):
@@ -38,7 +53,11 @@ class _Stop(lightning.Callback):
 
 
 def make(stage: str, progress: Progress | None = None, **options: Any) -> lightning.Trainer:
-    """A ``lightning.Trainer`` that logs, saves and prints nothing; on one device, the accelerator if there is one."""
+    """A ``lightning.Trainer`` that logs, saves and prints nothing; on one device, the accelerator if there is one.
+
+    ``steps`` among the options: the updates after which a fit ends, if it is not all of its passes.
+    """
+    steps: int | None = options.pop("steps", None)
     defaults: dict[str, Any] = {
         "accelerator": "auto",
         "devices": 1,
@@ -48,18 +67,27 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    callbacks = [_Stop(), *([_Report(stage, progress)] if progress else []), *options.pop("callbacks", [])]
+    callbacks: list[lightning.Callback] = [_Stop()]
+    callbacks += [_Report(stage, progress, steps)] if progress else []
+    callbacks += options.pop("callbacks", [])
+    callbacks += [_Until(steps)] if steps is not None else []
     return lightning.Trainer(callbacks=callbacks, **(defaults | options))
 
 
 def options_of(fit: Fit) -> dict[str, Any]:
-    """What ``make`` needs to know of a fit: its length and its arithmetic."""
-    length = {"max_epochs": fit.epochs} if fit.steps is None else {"max_epochs": -1, "max_steps": fit.steps}
-    return length | {
+    """What ``make`` needs to know of a fit: its length and its arithmetic. ``epochs`` must have room for ``steps``."""
+    return {
+        "max_epochs": fit.epochs,
+        "steps": fit.steps,
         "precision": {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[fit.precision],
         "accumulate_grad_batches": fit.accumulate,
         "gradient_clip_val": fit.clip_norm,
     }
+
+
+def num_updates(trainer: lightning.Trainer, steps: int | None) -> int:
+    """Of a fit: ``steps``, or those of all its passes."""
+    return int(trainer.estimated_stepping_batches) if steps is None else steps
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup: int) -> float:

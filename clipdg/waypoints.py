@@ -15,6 +15,7 @@ from typing import Any
 import lightning
 
 from clipdg.averaging import Average
+from clipdg.trainer import num_updates
 
 Results = dict[tuple[str, str], dict[str, float | None]]  # (domain, split) -> metrics
 
@@ -22,13 +23,16 @@ Results = dict[tuple[str, str], dict[str, float | None]]  # (domain, split) -> m
 class Waypoints(lightning.Callback):
     """``found``: by step, the results; they are part of the state of a fit. ``seconds``: what they took."""
 
-    def __init__(self, every: int, evaluate: Callable[[int], Results], average: Average | None = None) -> None:
-        self.every, self.evaluate, self.average = every, evaluate, average
+    def __init__(
+        self, every: int, evaluate: Callable[[int], Results], average: Average | None, steps: int | None
+    ) -> None:
+        """``steps``: updates of the fit, None for all of its passes."""
+        self.every, self.evaluate, self.average, self.steps = every, evaluate, average, steps
         self.found: dict[int, Results] = {}
         self.seconds = 0.0
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        step, last = trainer.global_step, int(trainer.estimated_stepping_batches)
+        step, last = trainer.global_step, num_updates(trainer, self.steps)
         if step == 0 or (step - 1) % self.every or step in self.found or step >= last:
             return
         started = time.perf_counter()

@@ -267,6 +267,48 @@ def test_settings_of_a_fit_are_refused_where_nothing_is_fitted(few: Benchmark, s
 
 
 @pytest.mark.parametrize(
+    "more",
+    [("fit.accumulate=2", "fit.average=ema"), ("fit.per_domain=false",), ("fit.per_domain=false", "fit.steps=32")],
+)
+def test_a_number_of_updates_is_resumed_at_the_end_of_a_pass(
+    more: tuple[str, ...], few: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of four or sixteen updates, broken off in the second one or the sixth."""
+    settings = ("fit.steps=30", "method.augment=light", "method.dropout=0.3", *more)
+    whole = run(*settings, out=tmp_path / "whole")
+    make = runner.trainer.make
+    monkeypatch.setattr(runner, "FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            runner.trainer, "make", lambda *a, callbacks=(), **o: make(*a, callbacks=[*callbacks, InterruptAt()], **o)
+        )
+        with pytest.raises(Interrupted):
+            run(*settings, out=tmp_path / "cut")
+    assert list((tmp_path / "cut" / ".runs").glob("*.ckpt"))
+    assert run(*settings, out=tmp_path / "cut").evaluations == whole.evaluations
+
+
+def test_a_fit_that_was_over_when_it_was_interrupted_ends_in_its_average(
+    few: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("fit.steps=9", "fit.average=swa", "method.lr=0.01")
+    whole = run(*settings, out=tmp_path / "whole")
+    last_weights = run("fit.steps=9", "method.lr=0.01")
+    monkeypatch.setattr(runner, "FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
+
+    def killed(*_: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Run, "_evaluate", killed)
+        with pytest.raises(Interrupted):
+            run(*settings, out=tmp_path / "cut")
+    resumed = run(*settings, out=tmp_path / "cut")
+    assert last(resumed) == last(whole)
+    assert last(resumed) != last(last_weights)
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (("fit.average=swa", "fit.average_from=7"), "average_from is 7 and the fit has 7 updates"),
