@@ -46,7 +46,8 @@ class BackboneConfig:
     """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED".
 
     ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
-    ``pixels``: resized exactly as the weights' own library does, or a level of 255 off here and there in half the time.
+    ``pixels``: resized exactly as the weights' own library does, or in half the time a level of 255 off here and there,
+    two at most; what torch does not do so well stays exact.
     ``features``: of a CLIP, after its projection or before it, where only methods without texts can be.
     """
 

@@ -14,7 +14,6 @@ Legend: N images, D features, S pixels a side.
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,13 +36,13 @@ from clipdg.errors import DivergedError
 from clipdg.rows.parts import JoinedRows
 from clipdg.stored import StoredArray
 from clipdg.trainer import Progress
+from clipdg.weights import libraries
 
 SCHEMA = 3
 # Fixed, with the last batch filled up: features depend on the batch's shape in their last digits.
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
 LOOK_EVERY = 1.0  # seconds between looks at what several processes have stored
 BATCHES_PER_SHARD = 16  # about a minute of a ViT-B/32 on one core: what a kill can cost
-LIBRARIES = {"open_clip": ("open_clip_torch", "timm"), "hf": ("transformers",), "timm": ("timm",)}  # of each family
 
 _digests: dict[int, tuple[ReferenceType[Rows], str]] = {}  # by id, since rows of one's own need not be hashable
 
@@ -60,7 +59,6 @@ def key(backbone: Backbone, domain: Domain, view: View | None = None) -> str:
 
 def _story(backbone: Backbone, domain: Domain, view: View | None) -> dict[str, object]:
     device = device_of_runs()
-    family = backbone.weights.backbone.partition(":")[0]
     story: dict[str, object] = {
         "schema": SCHEMA,
         "weights": backbone.weights.fingerprint,  # of the tensors' bytes, the architecture and the preprocessing
@@ -75,7 +73,7 @@ def _story(backbone: Backbone, domain: Domain, view: View | None) -> dict[str, o
         "compiled": getattr(backbone, "compiled", False),
         "batch": BATCH_SIZE[device],
         "device": _device_class(device),
-        "libraries": {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))},
+        "libraries": libraries(backbone.weights),
     }
     if hasattr(backbone, "point"):  # of placement.Penultimate
         story["point"] = backbone.point

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipdg.core import ClipBackbone
 
 Ensemble = Literal["normalized", "raw"]
-SCHEMA = 1  # of stored directions; raised when the same prompts would have other ones
+SCHEMA = 2  # of stored directions; raised when the same prompts would have other ones
 CLASSES_PER_SHARD = 256
 _progress: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("progress", default=None)
 PLACEHOLDERS = {
@@ -180,6 +180,8 @@ class _Directions:
         """(number of classes, D), from the store, or computed and put there."""
         import torch
 
+        from clipdg.weights import libraries
+
         tensors = list(self.backbone.parameters())  # type: ignore[attr-defined]  # every backbone is an nn.Module
         assert not any(t.requires_grad for t in tensors), "weights that are trained are not those of their fingerprint"
         kind = tensors[0].device.type
@@ -192,7 +194,7 @@ class _Directions:
             "classes": records.digest([self.index.tolist(), list(self.counts)]),
             "ensemble": self.ensemble,
             "device": torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(),
-            "torch": torch.__version__,
+            "libraries": libraries(self.backbone.weights),
         }
         name = {"domain": f"{len(self.tokens):,} prompts", "tag": self.backbone.weights.tag}
         about = {**story, **name, "backbone": self.backbone.weights.backbone}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import pickle
 import warnings
@@ -30,6 +31,7 @@ from clipdg.records import canonical
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 # Where training checkpoints keep their weights: open_clip and Lightning, DeiT and DINO, timm's moving averages.
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
+LIBRARIES = {"open_clip": ("open_clip_torch", "timm"), "hf": ("transformers",), "timm": ("timm",)}  # of each family
 HEADER = "clipdg"  # one key only: safetensors writes several in an order that differs from process to process
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -87,6 +89,12 @@ def identify(
     """The record of the weights that ``module`` holds now."""
     print_ = fingerprint(module.state_dict(), architecture, preprocessing)
     return Weights(backbone, tag, print_, random, dict(provenance or {}))
+
+
+def libraries(weights: Weights) -> dict[str, str]:
+    """The versions of the libraries that compute with these weights: what they make of them is stored under these."""
+    family = weights.backbone.partition(":")[0]
+    return {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))}
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> bytes:

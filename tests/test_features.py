@@ -1,6 +1,7 @@
 """The feature store: right, made once, resumed to the bit, never stale."""
 
 import copy
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -310,7 +311,7 @@ def test_a_library_belongs_to_the_name_of_its_own_family_only(
     other = Watched(clip)
     other.weights = replace(clip.weights, backbone="timm:resnet50")  # type: ignore[assignment]
     before = features.key(clip, domain), features.key(other, domain)
-    known = features.importlib.metadata.version
+    known = importlib.metadata.version
     monkeypatch.setattr("importlib.metadata.version", lambda name: "9" if name == "timm" else known(name))
     assert features.key(clip, domain) == before[0]
     assert features.key(other, domain) != before[1]

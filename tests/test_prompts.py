@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import importlib.metadata
 
 import pytest
 import torch
@@ -128,6 +130,20 @@ def test_nothing_stored_is_taken_for_something_else(clip: ClipBackbone, encoded:
         stored = prompts.prompt_directions(backbone, prompts_of, ensemble, store=True)
         assert torch.equal(stored, prompts.prompt_directions(backbone, prompts_of, ensemble))
     assert len(encoded) == 2 * len(asked)
+
+
+def test_directions_of_another_version_of_the_library_are_others(
+    clip: ClipBackbone, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = copy.copy(clip)
+    theirs.weights = dataclasses.replace(clip.weights, backbone="hf:made/up")
+    prompts.prompt_directions(theirs, [["a cat"]], store=True)
+    known = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9" if name == "transformers" else known(name))
+    for backbone, again in ((clip, 1), (clip, 0), (theirs, 1), (theirs, 0)):
+        encoded.clear()
+        prompts.prompt_directions(backbone, [["a cat"]], store=True)
+        assert len(encoded) == again
 
 
 def test_weights_that_are_trained_are_never_stored(clip: ClipBackbone) -> None:
