@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdg import catalog, config, contexts, records
 from clipdg.core import Backbone, Benchmark, ClipBackbone, known_as
 from clipdg.errors import ConfigError
+from clipdg.packages import version
 from clipdg.prompts import class_directions
 from clipdg.runner import run as _run
 from clipdg.session import Session, open_backbone

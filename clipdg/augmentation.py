@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from clipdg.core import Preprocessing
 from clipdg.draws import seed_hash
+from clipdg.packages import version
 
 READ = ("domainbed", "crop", "coop")  # of core.Augment, those made here
 

@@ -68,6 +68,8 @@ def plugin(kind: str, name: str) -> ModuleType:
             raise ConfigError(
                 f"no module '{name}' for {kind}: {error}; install it, or put its folder on PYTHONPATH"
             ) from error
+        except SyntaxError as error:
+            raise ConfigError(f"{name} is no Python: {error.filename}, line {error.lineno}: {error.msg}") from error
         _check(module, kind, name)
         return module
     raise ConfigError(

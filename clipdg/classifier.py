@@ -358,21 +358,27 @@ class Classifier(lightning.LightningModule):
         domains = batch[2] if not isinstance(batch, Tensor) and len(batch) > 2 else None
         return self(self._prepared(inputs), domains).float().softmax(dim=1)  # type: ignore[no-any-return]
 
-    def evaluate_now(
-        self, loaders: Sequence[Any], test_sets: Sequence[TestSet]
+    def evaluate(
+        self, loaders: Sequence[Any], test_sets: Sequence[TestSet], watch: Callable[[int], None] | None = None
     ) -> dict[tuple[str, str], dict[str, float | None]]:
-        """(domain, split) -> metrics in the middle of a fit, in fp32, which goes on as if nothing had happened."""
-        kept = self.results, self.predictions
+        """What ``trainer.test`` finds, (domain, split) -> metrics, in fp32 on the device where this is.
+
+        In the middle of a fit, this goes on as if nothing had happened. ``watch``: told the images done, a batch at
+        a time.
+        """
+        was_training, done = self.training, 0
         self.eval()
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._start_evaluation(test_sets)
             for number, loader in enumerate(loaders):
                 for batch in loader:
                     self._evaluate(move_data_to_device(batch, self.device), number)
+                    done += len(batch[1])
+                    if watch is not None:
+                        watch(done)
             self._finish_evaluation()
-        self.train()
-        found, (self.results, self.predictions) = self.results, kept
-        return found
+        self.train(was_training)
+        return self.results
 
     def _start_evaluation(self, test_sets: Sequence[TestSet], loaders: Sequence[Any] = ()) -> None:
         """``loaders``: those that may be dealt out among processes, one a test set."""

@@ -457,6 +457,10 @@ class Loader(DataLoader[Batch]):
                 raise batch
             yield batch
 
+    @property
+    def num_samples(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # Samples, whose class torch does not keep
+
 
 def loader(
     samples: Samples,

@@ -6,7 +6,6 @@ import copy
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from clipdg import contexts, kept, records
+from clipdg.packages import version
 
 if TYPE_CHECKING:
     from clipdg.classifier import Classifier

@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -32,6 +31,7 @@ from clipdg import catalog, records
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError, DivergedError
 from clipdg.images import augment_light, normalize
+from clipdg.packages import version
 from clipdg.pairs import ImageTextPairs, Source, from_datasets, from_folder, from_webdataset
 from clipdg.trainer import Progress, decay_groups, make, quiet, warmup_cosine
 from clipdg.weights import fingerprint, frozen, pack

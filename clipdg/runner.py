@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +32,7 @@ from clipdg import (
     contact,
     data,
     interpolation,
+    interruption,
     kept,
     outcome,
     picks,
@@ -52,6 +52,7 @@ from clipdg.cost import Memory
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore, device_of_runs
+from clipdg.packages import version
 from clipdg.rows import fingerprint, select
 from clipdg.rows.parts import JoinedRows
 from clipdg.session import Session
@@ -351,8 +352,8 @@ class Run:
             fit = self._fit if self.devices == 1 else self._fit_together
             on_the_way = fit(classifier, fit_rows, val_rows, out)
         self._refitted = getattr(method, "refitted", False)
-        classifier.test_sets = tuple(self._test_sets())
         fitted = time.perf_counter()
+        classifier.to(device_of_runs())  # a fit leaves it on the CPU
         curve = self._curve(classifier, start) if start is not None else None
         self._evaluate(classifier)
         timing = {
@@ -673,9 +674,17 @@ class Run:
             loaders.append(data.loader(dataset, EVALUATION_BATCH, views=views, workers=self.values["workers"]))
         return loaders
 
-    def _evaluate(self, classifier: Classifier) -> None:
-        with trainer.quiet():
-            trainer.make("evaluate").test(classifier, self._test_loaders(classifier.num_steps), verbose=False)
+    def _evaluate(self, classifier: Classifier, step: int | None = None) -> Results:
+        """Of all splits of the tested domains; ``step``: in the middle of a fit."""
+        loaders = self._test_loaders(classifier.num_steps if step is None else step)
+        total = sum(loader.num_samples for loader in loaders)
+
+        def watch(done: int) -> None:
+            interruption.check()
+            if self.session.progress and classifier.trains_backbone:  # stored features take no time
+                self.session.progress("evaluate", done, total)
+
+        return classifier.evaluate(loaders, self._test_sets(), watch)
 
     def _waypoints(self, classifier: Classifier, average: Average | None) -> Waypoints | None:
         """Evaluations on the way of the fit, if they are asked for."""
@@ -683,10 +692,7 @@ class Run:
         if how is None or how.checkpoint_every is None:
             return None
 
-        def evaluate(step: int) -> Results:
-            return classifier.evaluate_now(self._test_loaders(step), self._test_sets())
-
-        return Waypoints(how.checkpoint_every, evaluate, average, how.steps)
+        return Waypoints(how.checkpoint_every, lambda step: self._evaluate(classifier, step), average, how.steps)
 
     def _curve(self, classifier: Classifier, start: interpolation.State) -> dict[float, Results]:
         """Results at each alpha of the method's curve but its own, whose weights the classifier then has."""
@@ -695,7 +701,7 @@ class Run:
         for other in self.method.ALPHAS:
             if other != alpha:
                 interpolation.put(classifier, start, end, other)
-                found[other] = classifier.evaluate_now(self._test_loaders(classifier.num_steps), classifier.test_sets)
+                found[other] = self._evaluate(classifier)
         interpolation.put(classifier, start, end, alpha)
         return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import pickle
 import warnings
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from clipdg.core import Preprocessing, Weights
 from clipdg.errors import ConfigError, DataError, UnsafeError
+from clipdg.packages import version
 from clipdg.records import canonical
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -94,7 +94,7 @@ def identify(
 def libraries(weights: Weights) -> dict[str, str]:
     """The versions of the libraries that compute with these weights: what they make of them is stored under these."""
     family = weights.backbone.partition(":")[0]
-    return {name: importlib.metadata.version(name) for name in ("torch", *LIBRARIES.get(family, ()))}
+    return {name: version(name) for name in ("torch", *LIBRARIES.get(family, ()))}
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> bytes:

@@ -37,6 +37,7 @@ def test_a_dotted_path_is_a_users_own_module() -> None:
         ("benchmarks", "def build(config, root): ...", "it has no Config; those"),
         ("methods", "", "it has no Config, build, NEEDS_TEXT, TRAINS; those"),
         ("backbones", "def load(model, weights): ...\nConfig = 3", "its Config is no dataclass"),
+        ("methods", "x = 1\nif x", r"lacking\.part is no Python: .*part\.py, line 2: expected ':'"),
         ("backbones", "import nowhere_at_all", "No module named 'nowhere_at_all'; install it, or put its folder on"),
     ],
 )

@@ -183,6 +183,10 @@ def test_a_sweep_reports_failures_and_keeps_the_rest(call, photos: Path, tmp_pat
     assert code == 0
     assert "3 runs: 0 done, 3 to do" in shown
     assert "time not known for 3" in shown
+    code, shown, err = call("sweep", str(file), "benchmark.root=nowhere", "--dry-run")
+    assert code == 2
+    assert "and 2 more: no folder" in shown
+    assert "3 of 3 runs cannot be run" in err
     code, _, err = call("sweep", str(file), "--out", str(tmp_path / "out"))
     assert code == 4
     assert "99 shots" in err
@@ -194,9 +198,10 @@ def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: i
     assert code == 0
     assert shown.splitlines()[1].split() == ["timm:resnet18.tv_in1k", "224", "no", "tv_in1k"]
     _, shown, _ = call("list", "backbones", "--filter", "ViT-B-32-quickgelu")
-    line = next(s for s in shown.splitlines() if s.startswith("open_clip:ViT-B-32-quickgelu"))
-    assert line.split()[:4] == ["open_clip:ViT-B-32-quickgelu", "224", "512", "yes"]
-    assert "openai" in line
+    lines = shown.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].split() == ["open_clip:ViT-B-32-quickgelu", "224", "512", "yes"]
+    assert lines[2].startswith("    openai, laion400m_e31")
     _, shown, _ = call("list", "backbones", "--filter", "tiny:resnet")
     assert "128" in shown
     assert call("list", "backbones", "--filter", "no such model")[0] == 2

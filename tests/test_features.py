@@ -1,7 +1,6 @@
 """The feature store: right, made once, resumed to the bit, never stale."""
 
 import copy
-import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdg import features, placement, stored
+from clipdg import features, placement, stored, weights
 from clipdg.core import Benchmark, ClipBackbone, Domain, Preprocessing
 from clipdg.errors import DataError, DivergedError, StorageError
 from clipdg.features import FeatureStore
@@ -293,7 +292,7 @@ def test_the_name_changes_with_all_that_can_change_a_feature(
         with monkeypatch.context() as patch:
             patch.setattr(name, value)
             names.append(features.key(clip, domain))
-    for name in ("torch.backends.cpu.get_cpu_capability", "PIL.features.version", "importlib.metadata.version"):
+    for name in ("torch.backends.cpu.get_cpu_capability", "PIL.features.version", "clipdg.weights.version"):
         with monkeypatch.context() as patch:
             patch.setattr(name, lambda *_: "other")
             names.append(features.key(clip, domain))
@@ -311,8 +310,8 @@ def test_a_library_belongs_to_the_name_of_its_own_family_only(
     other = Watched(clip)
     other.weights = replace(clip.weights, backbone="timm:resnet50")  # type: ignore[assignment]
     before = features.key(clip, domain), features.key(other, domain)
-    known = importlib.metadata.version
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "9" if name == "timm" else known(name))
+    known = weights.version
+    monkeypatch.setattr("clipdg.weights.version", lambda name: "9" if name == "timm" else known(name))
     assert features.key(clip, domain) == before[0]
     assert features.key(other, domain) != before[1]
 

@@ -12,7 +12,7 @@ import clipdg
 ROOT = Path(clipdg.__file__).parent
 # A module may import those of its own layer and of the layers before it.
 LAYERS = (
-    ("errors", "core", "cache", "torchvision_guard"),
+    ("errors", "core", "cache", "packages", "torchvision_guard"),
     (
         "catalog",
         "records",

@@ -1,13 +1,12 @@
 import copy
 import dataclasses
-import importlib.metadata
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import prompts, text
+from clipdg import prompts, text, weights
 from clipdg.core import ClipBackbone
 from clipdg.errors import ConfigError, DataError
 
@@ -138,8 +137,8 @@ def test_directions_of_another_version_of_the_library_are_others(
     theirs = copy.copy(clip)
     theirs.weights = dataclasses.replace(clip.weights, backbone="hf:made/up")
     prompts.prompt_directions(theirs, [["a cat"]], store=True)
-    known = importlib.metadata.version
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "9" if name == "transformers" else known(name))
+    known = weights.version
+    monkeypatch.setattr("clipdg.weights.version", lambda name: "9" if name == "transformers" else known(name))
     for backbone, again in ((clip, 1), (clip, 0), (theirs, 1), (theirs, 0)):
         encoded.clear()
         prompts.prompt_directions(backbone, [["a cat"]], store=True)

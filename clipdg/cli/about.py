@@ -14,6 +14,8 @@ from clipdg import __version__
 from clipdg.cli.console import app, say
 from clipdg.errors import ConfigError, StorageError
 
+COLUMNS = 80
+
 
 @app.command("list")
 def list_(
@@ -42,7 +44,7 @@ def list_(
 
 
 def _print_models(pattern: str) -> None:
-    """One model a line: name, input size, features, whether its prompts can be learnt, then its tags."""
+    """A line a model: name, input size, features, whether its prompts can be learnt, and its tags there or beneath."""
     from clipdg import catalog
 
     rows = [
@@ -56,11 +58,15 @@ def _print_models(pattern: str) -> None:
     width = max(len(row["name"]) for row in rows)
     print(f"{'model':{width}}  {'px':>4} {'dim':>5}  prompts  weights")
     for row in rows:
-        tags = textwrap.wrap(", ".join(row["tags"]) or "none listed", max(24, 100 - width - 22))
+        tags = ", ".join(row["tags"]) or "none listed"
         can = "yes" if row["can_prompt"] else "no"
-        print(f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim'] or '':>5}  {can:7}  {tags[0]}")
-        for more in tags[1:]:
-            print(" " * (width + 22) + more)
+        line = f"{row['name']:{width}}  {row['size']:>4} {row['embed_dim'] or '':>5}  {can:7}"
+        if len(line) + 2 + len(tags) <= COLUMNS:
+            print(f"{line}  {tags}")
+        else:
+            print(line.rstrip())
+            print(textwrap.fill(tags, COLUMNS, initial_indent="    ", subsequent_indent="    ",
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 
 from clipdg.cli.console import Out, Overrides, Progress, app, check_folder, duration, say, split
 from clipdg.cli.reports import write_report
-from clipdg.errors import RecordError
+from clipdg.errors import ConfigError, RecordError
 from clipdg.interruption import stoppable
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(
     _print_records(records)
     if out is not None:
         noun = "record" if len(records) == 1 else "records"
-        say(f"{len(records)} {noun} in {out}; now: clipdg report {out} --out {out}/report")
+        say(f"{len(records)} {noun} of this run in {out}; now: clipdg report {out} --out {out}/report")
     else:
         say("Nothing was kept; give --out DIR to keep the record.")
 
@@ -102,6 +102,8 @@ def sweep(
             say(f"clipdg: not counted: {problem}")
         if dry_run:
             _print_survey(surveyed, jobs)
+            if surveyed.failed:
+                raise ConfigError(f"{len(surveyed.failed):,} of {surveyed.total:,} runs cannot be run; see above")
             return
         say(f"{surveyed.total:,} runs: {len(surveyed.done):,} done before, {len(surveyed.tasks):,} to do")
         on_step = _say_run if engine == "local" and jobs == 1 else _Steps(progress)
@@ -150,8 +152,12 @@ def _print_survey(surveyed: Survey, jobs: int) -> None:
     counts = Counter(task.values["label"] or task.values["method"]["name"] for task in surveyed.tasks)
     for label, count in counts.items():
         print(f"{count:>7,}  {label}")
+    same: dict[str, list[str]] = {}
     for failure in surveyed.failed:
-        print(f"cannot run: {failure.name}: {failure.ended.message}")
+        same.setdefault(failure.ended.message, []).append(failure.name)
+    for message, names in same.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        print(f"cannot run: {names[0]}{more}: {message}")
     print(f"{surveyed.total:,} runs: {len(surveyed.done):,} done, {len(surveyed.tasks):,} to do")
     if not surveyed.tasks:
         return

@@ -44,7 +44,7 @@ def families(study: Study, t: Table) -> list[Family]:
         if len(members) > 1:
             label = _common([members[s].label for s in sorted(members)])
             found.append(Family(label, {s: rows[members[s].label] for s in sorted(members)}))
-    return found[: len(COLOURS)]
+    return found
 
 
 def section(study: Study, t: Table) -> Section | None:
@@ -66,10 +66,13 @@ def section(study: Study, t: Table) -> Section | None:
             )
     caption = (
         "Top-1 accuracy (%) against labelled images per class and source domain, mean ± standard error over seeds. "
-        + (f"Dashed: “{level.label}”, which needs none." if level else "")
+        + (f"Dashed: “{level.label}”, which needs none. " if level else "")
+        + (f"Drawn: the first {len(COLOURS)} of {len(found)}; the table has all. " if len(found) > len(COLOURS) else "")
     ).strip()
     sheet = Sheet(("method", "shots", "source", "shifted", "seeds"), tuple(rows), (1, 2, 3, 4))
-    return Section("few-shot", "Few-shot curves", caption, sheet, lambda narrow: draw(found, level, narrow))
+    return Section(
+        "few-shot", "Few-shot curves", caption, sheet, lambda narrow: draw(found[: len(COLOURS)], level, narrow)
+    )
 
 
 def zero_shot(study: Study, t: Table) -> Row | None:
@@ -202,7 +205,7 @@ def paths(study: Study) -> list[Path]:
         if points:
             chosen = row.records[0].content["config"]["method"].get("alpha")
             found.append(Path(row.label, points, chosen, len(row.seeds)))
-    return found[: len(COLOURS)]
+    return found
 
 
 def _mean_at(record: Record, alpha: float, key: str) -> float | None:

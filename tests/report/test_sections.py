@@ -172,6 +172,21 @@ def test_rows_that_differ_in_shots_alone_make_a_curve() -> None:
     ]
 
 
+def test_a_figure_of_the_first_six_methods_says_so_and_the_table_has_all() -> None:
+    records = [
+        r
+        for i in range(7)
+        for s in (1, 2)
+        for r in shot_runs(f"M{i}, {s} shot{'s' * (s > 1)}", f"m{i}", s, 0.5 + i / 100)
+    ]
+    (study,) = studies(records)
+    section = curves.section(study, table(study))
+    assert section is not None
+    assert section.sheet is not None
+    assert {row[0].text for row in section.sheet.rows} == {f"M{i}" for i in range(7)}
+    assert "Drawn: the first 6 of 7; the table has all." in section.caption
+
+
 def test_costs_are_medians_with_their_range() -> None:
     records = shot_runs("A", "a", 1, 0.5)
     timing = [

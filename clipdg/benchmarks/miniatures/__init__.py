@@ -18,7 +18,6 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from clipdg.benchmarks.miniatures.scenes import compose, stream
 from clipdg.benchmarks.miniatures.shapes import KINDS
 from clipdg.core import Benchmark, Domain, Shift, leave_one_out
 from clipdg.errors import ConfigError, StorageError
+from clipdg.packages import version
 from clipdg.rows import ArrayRows
 
 VERSION = 1  # of the drawing: raise it with every change that can alter a pixel or a caption
