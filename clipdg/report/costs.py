@@ -25,7 +25,7 @@ def section(study: Study) -> Section | None:
                 Shown(str(len(row.records)), len(row.records)),
                 _middle([t.get("fit_seconds") for t in timings], 1),
                 _middle([t.get("seconds") for t in timings], 1),
-                _middle([t.get("images_per_second") for t in timings], 0),
+                _middle([_fitted(r) for r in row.records], 0),
                 _middle([_rate(r) for r in row.records], 0),
                 _middle([t.get("peak_memory_mib") for t in timings], 0),
                 _middle([t.get("trainable_parameters") for t in timings], 0),
@@ -58,6 +58,12 @@ def _middle(values: Sequence[float | None], decimals: int) -> Shown:
         return Shown("", None)
     middle, low, high = (f"{x:,.{decimals}f}" for x in (median(there), min(there), max(there)))
     return Shown(middle if low == high else f"{middle} [{low}, {high}]", round(median(there), 6))
+
+
+def _fitted(record: Record) -> float | None:
+    """Images a second of a fit by gradient descent; none of what is solved for, which is after no update."""
+    rate: float | None = record.content["timing"].get("images_per_second")
+    return rate if any(e["step"] for e in record.evaluations) else None
 
 
 def _rate(record: Record) -> float | None:
