@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/clipdg demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 	@echo "The tests passed. What they check stands in tests/, which mirrors clipdg/; the slow ones: make test-slow."
 
 test-slow: setup
