@@ -119,7 +119,7 @@ def kept_of(run: Run, classifier: Classifier) -> tuple[bytes, bytes]:
     if hasattr(run.method, "merged"):
         tower = run.method.merged(tower, copy.deepcopy(run.backbone))
     name = run.values["method"]["name"]
-    return kept.contents(tower, run.spec, classifier.method, name, run.benchmark.classes, _made(run))
+    return kept.contents(tower, run.inputs.spec, classifier.method, name, run.benchmark.classes, _made(run))
 
 
 def _made(run: Run) -> dict[str, Any]:

@@ -23,38 +23,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdg import (
     augmentation,
     catalog,
+    choices,
     config,
     contact,
     data,
     interpolation,
     interruption,
-    kept,
     outcome,
     picks,
-    placement,
     processes,
     prompts,
     records,
     states,
     trainer,
 )
-from clipdg.augmentation import View
 from clipdg.averaging import Average
 from clipdg.checkpoints import Checkpoints, FitState
 from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Domain, Fit, Preprocessing, Shift, known_as, pairs
+from clipdg.core import Backbone, Benchmark, Domain, Shift
 from clipdg.cost import Memory
 from clipdg.draws import seed_hash
 from clipdg.errors import ConfigError, DivergedError, OutOfMemoryError, RecordError
 from clipdg.features import FeatureStore, device_of_runs
+from clipdg.inputs import Inputs
 from clipdg.packages import version
-from clipdg.rows import fingerprint, select
-from clipdg.rows.parts import JoinedRows
+from clipdg.rows import fingerprint
 from clipdg.session import Session
 from clipdg.templates import Prompted, texts_of
 from clipdg.waypoints import Results, Waypoints
@@ -139,115 +137,10 @@ def _runs(resolved: config.Resolved, session: Session) -> list[Run]:
     values = resolved.values
     method = catalog.plugin("methods", values["method"]["name"])
     benchmark = session.benchmark(values["benchmark"])
-    shifts = _chosen_shifts(benchmark, values["shift"])
+    shifts = choices.shifts_of(benchmark, values["shift"])
     backbone = session.backbone(values["backbone"])
-    if method.TRAINS == "everything":
-        placement.resolve(values["backbone"]["precision"], next(backbone.parameters()).device, training=True)  # type: ignore[attr-defined]
-    if method.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
-        raise ConfigError(
-            f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
-            "use linear_probe or erm with it, or a CLIP backbone"
-        )
-    if values["keep_weights"] and method.TRAINS == "everything":
-        kept.library(backbone)
-    _check_objective(values, method, catalog.plugin("objectives", values["objective"]["name"]))
-    _check_fit(values, method)
+    choices.check(values, method, backbone)
     return [Run(resolved, method, benchmark, backbone, shift, session) for shift in shifts]
-
-
-def _check_objective(values: Mapping[str, Any], method: ModuleType, objective: ModuleType) -> None:
-    name, method_name = values["objective"]["name"], values["method"]["name"]
-    if name == "erm":
-        return
-    how, least = _how(values, method), getattr(objective, "LEAST", 1)
-    if how is None:
-        raise ConfigError(f"objective {name} is for what learns by gradient descent, and {method_name} does not")
-    if how.batch_size < least:
-        raise ConfigError(
-            f"objective {name} needs at least {least} images of each domain in a batch; set method.batch_size={least} "
-            "or more"
-        )
-    if objective.NEEDS == "features" and method.TRAINS != "everything" and not getattr(method, "REPRESENTS", False):
-        raise ConfigError(
-            f"objective {name} acts on features, which {method_name} leaves as they are; it needs a backbone or an "
-            "adapter that learns"
-        )
-
-
-def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
-    if values["fit"]["views"] and method.TRAINS == "everything":
-        raise ConfigError(
-            f"fit.views is for features that are stored, and {values['method']['name']} trains the encoder; "
-            "use method.augment"
-        )
-    changed = [f"fit.{k}" for k, v in values["fit"].items() if v != records.CAME_LATER[f"fit.{k}"]]
-    if changed and _how(values, method) is None:
-        name = values["method"]["name"]
-        raise ConfigError(f"{changed[0]} is for what learns by gradient descent, and {name} does not")
-    average = values["fit"]["average"]
-    if average == "none" and "fit.average_from" in changed:
-        raise ConfigError("fit.average_from is for weights that are averaged; give fit.average=swa or ema")
-    if average != "ema" and "fit.ema_decay" in changed:
-        raise ConfigError("fit.ema_decay is of a decaying average; give fit.average=ema")
-    _check_devices(values, method)
-    if values["fit"]["precision"] == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("fit.precision=fp16 is for GPUs, a CPU has no fast arithmetic for it; use fp32 or bf16")
-
-
-def _check_devices(values: Mapping[str, Any], method: ModuleType) -> None:
-    num, strategy = values["devices"], values["strategy"]
-    if num == 1 or _how(values, method) is None:  # what is solved for is solved by one process
-        return
-    there = torch.cuda.device_count()
-    if there and num > there:
-        raise ConfigError(f"devices is {num} and this machine has {there} GPU{'s' * (there > 1)}")
-    if values["objective"]["name"] != "erm":
-        raise ConfigError(
-            f"objective {values['objective']['name']} is computed over whole batches, which several devices do not "
-            "see; set devices=1"
-        )
-    if strategy == "fsdp" and not there:
-        raise ConfigError("strategy=fsdp is for GPUs; use ddp")
-    if strategy == "fsdp" and (values["fit"]["checkpoint_every"] or values["fit"]["average"] != "none"):
-        raise ConfigError(
-            "strategy=fsdp has no process that holds the whole model on the way of a fit, which "
-            "fit.checkpoint_every and fit.average need; use ddp"
-        )
-
-
-def _check_average(how: Fit, num_updates: int) -> None:
-    if how.average != "none" and how.average_from >= num_updates:
-        raise ConfigError(
-            f"fit.average_from is {how.average_from:,} and the fit has {num_updates:,} updates, of which none would be "
-            "averaged; give fewer"
-        )
-
-
-def _how(values: Mapping[str, Any], method: ModuleType) -> Fit | None:
-    """How parameters are found by gradient descent; None if they are solved for, or if there are none."""
-    if not hasattr(method, "fit"):
-        return None
-    found: Fit | None = method.fit(config.plugin_config("method", values["method"]))
-    if found is None:
-        return None
-    given = {k: v for k, v in values["fit"].items() if v is not None}
-    return dataclasses.replace(found, **given)
-
-
-def _chosen_shifts(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
-    if name is None:
-        return benchmark.shifts
-    two = pairs(benchmark)
-    if name == "pairs" and two:
-        return two
-    chosen = tuple(s for s in (*benchmark.shifts, *two) if s.name in (name, known_as(benchmark, name)))
-    if not chosen:
-        names = [s.name for s in benchmark.shifts]
-        raise ConfigError(
-            f"{benchmark.name} has no shift '{name}'.{catalog.nearest(name, names)} There are: {', '.join(names)}"
-            f"{', or two of them as a+b, or pairs for all such' if two else ''}."
-        )
-    return chosen
 
 
 class Run:
@@ -276,6 +169,16 @@ class Run:
         settings = config.plugin_config("method", self.values["method"])
         self.texts = texts_of(settings, benchmark) if isinstance(settings, Prompted) else None
         self.pools = self._draw_from_pools()
+        self.how = choices.how_of(self.values, method)
+        self.inputs = Inputs(
+            self.benchmark,
+            backbone,
+            session,
+            self.how,
+            trains_backbone=method.TRAINS == "everything",
+            drawn=self.values["shots"] is not None or self.picks is not None,
+            workers=self.values["workers"],
+        )
         self.identity = Identity(shift.name, self._id(resolved.seeded), self._id(("seed",)), resolved.seeded)
         self.run_id = self.identity.run_id
 
@@ -384,7 +287,7 @@ class Run:
             backbone,
             method,
             len(self.benchmark.classes),
-            self._how(),
+            self.how,
             trains_backbone=self.method.TRAINS == "everything",
             objective=self._objective(),
             seed=self.seed,
@@ -398,11 +301,11 @@ class Run:
     @property
     def devices(self) -> int:
         """Processes that share the fit; what is solved for is solved by one."""
-        return int(self.values["devices"]) if self._how() is not None else 1
+        return int(self.values["devices"]) if self.how is not None else 1
 
     def _objective(self) -> nn.Module | None:
         """What the fit minimises; None for a method without one."""
-        how = self._how()
+        how = self.how
         if how is None:
             return None
         settings = self.values["objective"]
@@ -413,9 +316,6 @@ class Run:
             config.plugin_config("objective", settings), sources, how.label_smoothing, self.seed
         )
         return built
-
-    def _how(self) -> Fit | None:
-        return _how(self.values, self.method)
 
     def _fit_rows(self) -> dict[str, np.ndarray]:
         """Rows of each source that are fitted on: its fit split, ``shots`` of every class in it, or the picks."""
@@ -458,55 +358,6 @@ class Run:
         fitted = ("val", "out") if self._refitted and name in self.shift.sources else ()
         return {split: rows for split, rows in self.splits[name].items() if split not in fitted}
 
-    @property
-    def spec(self) -> Preprocessing:
-        """How images are resized where the backbone is trained."""
-        spec, how = self.backbone.preprocessing, self._how()
-        if how is None or not how.squash:
-            return spec
-        return _squashed(spec)
-
-    def _inputs(self, name: str, rows: np.ndarray, augment: str | None = None) -> data.Samples:
-        """Rows of a domain as this run takes them: stored features, or images if the backbone is trained."""
-        domain = self.benchmark.domains[name]
-        number = list(self.benchmark.domains).index(name)
-        if self.method.TRAINS == "everything":
-            spec = data.preprocessing_for(domain, self.spec)
-            return data.ImageDataset(domain.rows, rows, spec, number, name=name, augment=augment)
-        features: Tensor = self.session.store.encode(
-            self.backbone, domain, self.session.progress, workers=self.values["workers"]
-        )
-        return data.FeatureDataset(features, domain.rows.labels, rows, number)
-
-    def _views(self, name: str, rows: np.ndarray, count: int) -> data.Samples:
-        """Rows of a domain, each as one of ``count`` views whose features are stored.
-
-        Of a domain that is fitted on whole, all images have them, for runs of other seeds; of a draw, the drawn ones.
-        """
-        domain = self.benchmark.domains[name]
-        number = list(self.benchmark.domains).index(name)
-        drawn = self.values["shots"] is not None or self.picks is not None or isinstance(domain.rows, JoinedRows)
-        kept = np.sort(rows) if drawn else np.arange(len(domain.rows))
-        shown = dataclasses.replace(domain, rows=select(domain.rows, kept)) if drawn else domain
-        places = torch.from_numpy(np.searchsorted(kept, rows))
-        views = [
-            self.session.store.encode(
-                self.backbone, shown, self.session.progress, view=View(i), workers=self.values["workers"]
-            )[places]
-            for i in range(count)
-        ]
-        return data.ViewDataset(views, domain.rows.labels, rows, number)
-
-    def _fit_inputs(self, how: Fit | None, fit_rows: dict[str, np.ndarray]) -> data.Samples:
-        augment = how.augment if how is not None and how.augment in augmentation.READ else None
-        views = how.views if how is not None else 0
-        return data.concatenate(
-            [
-                self._views(name, rows, views) if views else self._inputs(name, rows, augment)
-                for name, rows in fit_rows.items()
-            ]
-        )
-
     def _fit_together(
         self,
         classifier: Classifier,
@@ -516,7 +367,7 @@ class Run:
     ) -> dict[int, Results]:
         """As ``_fit``, by ``devices`` processes; what they learnt is put into ``classifier``."""
         if self.method.TRAINS != "everything":
-            self._fit_inputs(classifier.how, fit_rows)  # encoded once, and not by each
+            self.inputs.to_fit(fit_rows)  # encoded once, and not by each
         values = self.values | {"shift": self.shift.name}
         given = (values, self.resolved.seeded, out, self.session.store.folder)
         shares = processes.together(self.devices, _share, *given, progress=self.session.progress)
@@ -579,8 +430,8 @@ class Run:
         how = classifier.how
         augment = how.augment if how is not None and how.augment in augmentation.READ else None
         views = how.views if how is not None else 0
-        dataset = self._fit_inputs(how, fit_rows)
-        held_out = [self._inputs(name, rows) for name, rows in val_rows.items() if len(rows)]
+        dataset = self.inputs.to_fit(fit_rows)
+        held_out = [self.inputs.of(name, rows) for name, rows in val_rows.items() if len(rows)]
         batch_size = how.batch_size if how else EVALUATION_BATCH
         order = torch.Generator().manual_seed(self.seed)
         seen = torch.Generator().manual_seed(seed_hash(self.seed, "views"))
@@ -603,7 +454,7 @@ class Run:
             updates = math.ceil(len(loader) / how.accumulate)
             if how.steps is not None:  # in passes, for schedules that count these
                 how = classifier.how = dataclasses.replace(how, epochs=math.ceil(how.steps / updates))
-            _check_average(how, how.steps or how.epochs * updates)
+            choices.check_average(how, how.steps or how.epochs * updates)
         validation = data.loader(data.concatenate(held_out), EVALUATION_BATCH) if held_out else None
         name = f"fit {self.values['method']['name']}"
         options: dict[str, Any] = trainer.options_of(how) if how else {"max_epochs": 1}
@@ -662,7 +513,7 @@ class Run:
         return name in self.shift.targets and "test" not in self.splits[name]
 
     def _test_loaders(self, step: int) -> list[data.Loader]:
-        how = self._how()
+        how = self.how
         loaders = []
         for name in self.tested:
             splits = self._evaluated(name)
@@ -670,7 +521,7 @@ class Run:
             numbers = np.repeat(np.arange(len(splits)), [len(r) for r in splits.values()])
             augment = "domainbed" if how is not None and how.val_augmented and name in self.shift.sources else None
             views = torch.Generator().manual_seed(seed_hash(self.seed, "evaluation", name, step)) if augment else None
-            dataset = data.with_splits(self._inputs(name, rows, augment), numbers)
+            dataset = data.with_splits(self.inputs.of(name, rows, augment), numbers)
             loaders.append(data.loader(dataset, EVALUATION_BATCH, views=views, workers=self.values["workers"]))
         return loaders
 
@@ -688,7 +539,7 @@ class Run:
 
     def _waypoints(self, classifier: Classifier, average: Average | None) -> Waypoints | None:
         """Evaluations on the way of the fit, if they are asked for."""
-        how = self._how()
+        how = self.how
         if how is None or how.checkpoint_every is None:
             return None
 
@@ -757,11 +608,6 @@ def _share(
     """The work of one of several processes."""
     [one] = _runs(config.Resolved(values, seeded), Session(FeatureStore(store), report))
     return one.share(out)
-
-
-def _squashed(spec: Preprocessing) -> Preprocessing:
-    """torchvision's ``Resize((size, size))``, as DomainBed's."""
-    return dataclasses.replace(spec, resize="squash", interpolation="bilinear", crop_fraction=1.0)
 
 
 def _trainable(method: nn.Module, backbone: Any) -> int:

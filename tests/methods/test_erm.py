@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import checkpoints, config, data, images, records, runner, selection, trainer
+from clipdg import checkpoints, config, data, images, inputs, records, runner, selection, trainer
 from clipdg.averaging import Average
 from clipdg.classifier import Classifier
 from clipdg.core import Benchmark, ClipBackbone, Fit
@@ -165,7 +165,7 @@ def test_squashed_images_are_domainbeds_test_images() -> None:
     noise = torch.randint(256, (3, 24, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = transforms.functional.to_pil_image(noise)
     theirs = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])(image)
-    assert torch.equal(images.to_uint8(image, runner._squashed(spec)).float() / 255, theirs)
+    assert torch.equal(images.to_uint8(image, inputs.squashed(spec)).float() / 255, theirs)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny:vit"])
