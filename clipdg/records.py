@@ -100,6 +100,16 @@ def hash_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def called(config: Mapping[str, Any]) -> str:
+    """A run's name among others: its label, else its method and what it minimises, if that is not ERM's loss."""
+    if config.get("label"):
+        return str(config["label"])
+    method, objective = config["method"]["name"], (config.get("objective") or {"name": "erm"})["name"]
+    if objective == "erm":
+        return str(method)
+    return str(objective) if method == "erm" else f"{method} + {objective}"
+
+
 def publish(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> bool:
     """Write ``content``, whole or in pieces, under ``path`` whole or not at all; True if it is ours that stands there.
 

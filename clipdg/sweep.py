@@ -111,7 +111,7 @@ def survey(planned: Sequence[config.Resolved], out: Path, session: Session) -> S
 def name(values: Mapping[str, Any]) -> str:
     """How messages call a run: ``CoOp, draw 3, seed 1``."""
     draw = f", draw {values['hparams_seed']}" if values.get("hparams_seed") is not None else ""
-    return f"{values['label'] or values['method']['name']}{draw}, seed {values['seed']}"
+    return f"{records.called(values)}{draw}, seed {values['seed']}"
 
 
 def execute(

@@ -147,9 +147,10 @@ def _raise_failures(outcome: Outcome, out: Path) -> None:
 
 
 def _print_survey(surveyed: Survey, jobs: int) -> None:
+    from clipdg.records import called
     from clipdg.sweep import cost
 
-    counts = Counter(task.values["label"] or task.values["method"]["name"] for task in surveyed.tasks)
+    counts = Counter(called(task.values) for task in surveyed.tasks)
     for label, count in counts.items():
         print(f"{count:>7,}  {label}")
     same: dict[str, list[str]] = {}
@@ -177,6 +178,7 @@ def _print_records(records: list[Record]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from clipdg.records import called
     from clipdg.report.tables import reported, views
     from clipdg.statistics import (
         ALEXNET_ERRORS,
@@ -189,9 +191,9 @@ def _print_records(records: list[Record]) -> None:
         content = record.content
         sources = ", ".join(content["shift"]["sources"])
         values = content["config"]
-        title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, fitted on {sources}"
+        title = f"{called(values)} on {content['data']['benchmark']}, fitted on {sources}"
         if not content["data"]["num_fit"]:
-            title = f"{values['label'] or values['method']['name']} on {content['data']['benchmark']}, nothing fitted"
+            title = f"{called(values)} on {content['data']['benchmark']}, nothing fitted"
         table = Table(
             title=f"{escape(title)}, seed {values['seed']}",
             box=SIMPLE_HEAD,

@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.errors import RecordError
-from clipdg.records import NOT_IDENTITY, Record, digest, identity, read_all
+from clipdg.records import NOT_IDENTITY, Record, called, digest, identity, read_all
 from clipdg.report.formats import METRICS, Metric, format_mean
 from clipdg.statistics import mean_and_error, student_interval, wilson_interval
 
@@ -298,9 +298,9 @@ def _twice(first: Record, second: Record) -> str:
 
 
 def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
-    """A name per row: ``config.label``, else the method, the backbone if there are several, and what tells it apart."""
+    """A name per row: its label, else method, objective, the backbone if there are several, and what tells it apart."""
     configs = [r[0].settings for r in rows]
-    methods = [method_name(r[0]) for r in rows]
+    methods = [called({**r[0].content["config"], "label": None}) for r in rows]
     given = [next((x for r in row if (x := r.content["config"].get("label"))), None) for row in rows]
     backbones = [_backbone(r[0]) for r in rows]
     several = {b[0] for b in backbones}

@@ -49,6 +49,7 @@ def make_record(
     seed: int = 0,
     label: str | None = None,
     method: Mapping[str, Any] | None = None,
+    objective: Mapping[str, Any] | None = None,
     shots: int | None = None,
     benchmark: str = "toy",
     seeded: Sequence[str] = ("seed",),
@@ -73,7 +74,7 @@ def make_record(
         "shots": shots,
         "seed": seed,
         "shift": shift,
-    }
+    } | ({"objective": dict(objective)} if objective else {})
     domains = list(dict.fromkeys([*sources, *targets]))
     content: dict[str, Any] = {
         "schema": 1,

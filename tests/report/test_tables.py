@@ -182,6 +182,13 @@ def test_labels_name_the_method_and_what_tells_rows_apart() -> None:
     ]  # fmt: skip
 
 
+def test_an_objective_is_part_of_a_name_and_erm_is_the_default() -> None:
+    made = toy({0: (0.9, 0.6, 0.4)}, method={"name": "erm"})
+    for method, objective in (("erm", "irm"), ("coop", "irm"), ("coop", "erm")):
+        made += toy({0: (0.9, 0.6, 0.4)}, method={"name": method}, objective={"name": objective})
+    assert {r.label for r in robustness(made).rows} == {"erm", "irm", "coop + irm", "coop"}
+
+
 def test_a_given_label_is_used_and_two_equal_ones_are_told_apart() -> None:
     given = toy({0: (0.9, 0.6, 0.4)}, label="Ours") + toy({0: (0.9, 0.6, 0.3)}, method={"name": "coop"}, label="CoOp")
     assert {r.label for r in robustness(given).rows} == {"Ours", "CoOp"}
