@@ -27,6 +27,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import PIL
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -63,6 +64,13 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 _TORCH_MODE = {"bicubic_fast": "bicubic", "bilinear_fast": "bilinear"}
+_SUPPORT = {
+    "bicubic": 2,
+    "bicubic_fast": 2,
+    "bilinear": 1,
+    "bilinear_fast": 1,
+}  # of the kernels, in pixels of the coarser grid
+_COLUMNS_FIRST = {12: False, 13: True}  # by Pillow's version: whether a resize may begin with the columns
 _warnings_lock = threading.Lock()  # catch_warnings swaps a list that all threads share
 
 
@@ -143,14 +151,57 @@ def to_uint8(image: Image.Image, spec: Preprocessing) -> Tensor:
         mode = _TORCH_MODE[spec.interpolation]
         resized = F.interpolate(pixels, (height, width), mode=mode, antialias=True)
         return resized[0, :, top:bottom, left:right].contiguous()
-    image = image.resize((width, height), _RESAMPLING[spec.interpolation]).crop((left, top, right, bottom))
+    image = _resized(image, (width, height), (left, top, right, bottom), spec.interpolation)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], crop: tuple[int, int, int, int], interpolation: str
+) -> Image.Image:
+    """``image.resize(size).crop(crop)`` to the bit, without most of what the crop throws away.
+
+    Pillow resizes in two passes, along rows and along columns, with 8 bits between them. A pass's weights follow from
+    its axis alone (precompute_coeffs in its src/libImaging/Resample.c), so what is left out across that axis changes
+    nothing. ``resize(box=...)`` would leave out more, but rounds the box to float32 and so makes other weights: after
+    two passes up to 2 levels off, and many where the order of the passes becomes another.
+    """
+    how = _RESAMPLING[interpolation]
+    columns = _COLUMNS_FIRST.get(int(PIL.__version__.partition(".")[0]))
+    if interpolation not in _SUPPORT or columns is None or crop == (0, 0, *size):  # another order is another image
+        return image.resize(size, how).crop(crop)
+    (width, height), (new_width, new_height), (left, top, right, bottom) = image.size, size, crop
+    support = _SUPPORT[interpolation]
+    if columns and height - new_height > max(0, 2 * (width - new_width)):  # ImagingResampleInner, of the same file
+        first, last = _needed(left, right, width / new_width, width, support)
+        part = image.crop((first, 0, last, height)).resize((last - first, new_height), how)
+        part = _in_place(part.crop((0, top, last - first, bottom)), (width, bottom - top), (first, 0))
+        return part.resize((new_width, bottom - top), how).crop((left, 0, right, bottom - top))
+    first, last = _needed(top, bottom, height / new_height, height, support)
+    part = image if last - first == height else image.crop((0, first, width, last))
+    part = part.resize((new_width, last - first), how).crop((left, 0, right, last - first))
+    part = _in_place(part, (right - left, height), (0, first))
+    return part.resize((right - left, new_height), how).crop((0, top, right - left, bottom))
+
+
+def _needed(start: int, stop: int, scale: float, length: int, support: int) -> tuple[int, int]:
+    """The range of an axis's ``length`` pixels that those from ``start`` to ``stop`` of the result are made of."""
+    margin = support * max(scale, 1.0) + 1
+    return max(0, math.floor(start * scale - margin)), min(length, math.ceil(stop * scale + margin))
+
+
+def _in_place(part: Image.Image, size: tuple[int, int], at: tuple[int, int]) -> Image.Image:
+    """``part`` where it was in an image of ``size``, whose other pixels nobody will look at."""
+    if part.size == size:
+        return part
+    whole = Image.new("RGB", size)
+    whole.paste(part, at)
+    return whole
 
 
 def _agree(size: tuple[int, int], resized: tuple[int, int]) -> bool:
     """Whether torch's resizing is within two levels of Pillow's: photographs to a model's size, as a rule.
 
-    Pillow 13 takes columns first where the height shrinks more than the width; with 8 bits between, another order is
+    Pillow 13 takes columns first where the height shrinks by twice as many; with 8 bits between, another order is
     many levels off. Near the original size torch's 16-bit weights are further off as well.
     """
     (width, height), (new_width, new_height) = size, resized
@@ -174,10 +225,12 @@ def normalize(images: Tensor, spec: Preprocessing) -> Tensor:
 
     The arithmetic and its order are torchvision's (ToTensor, Normalize), so the results are equal to the last bit.
     """
-    unit = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+    unit = images.to(torch.float32, copy=True)
+    if images.dtype == torch.uint8:
+        unit.div_(255)
     mean = torch.tensor(spec.mean, dtype=torch.float32, device=images.device).view(3, 1, 1)
     std = torch.tensor(spec.std, dtype=torch.float32, device=images.device).view(3, 1, 1)
-    return (unit - mean).div_(std)
+    return unit.sub_(mean).div_(std)
 
 
 def preprocess(image: Image.Image, spec: Preprocessing) -> Tensor:
@@ -246,7 +299,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
         grey.putalpha(Image.fromarray(np.where(deep == key, 0, 255).astype(np.uint8)))
         image = grey
     elif image.mode not in _ALPHA and key is None:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
     rgba = image.convert("RGBA")
     alpha = np.asarray(rgba)[..., 3]
     if alpha.max() == 0:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import io
+import math
 import struct
 import zlib
 
@@ -312,6 +313,46 @@ def test_preprocess_is_timms_eval_transform(
     )
     image = noise(*size)
     assert torch.equal(images.preprocess(image, spec), theirs(image))
+
+
+CUT_SIZES = [*SIZES, (75, 50), (50, 75), (90, 60), (24, 120), (120, 24), (26, 25), (25, 26), (400, 30), (40, 300)]
+
+
+@pytest.mark.parametrize("size", CUT_SIZES)
+@pytest.mark.parametrize("crop_fraction", [0.8, 1.0])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("resize", ["shortest", "shortest_floor", "squash"])
+def test_what_the_crop_throws_away_changes_no_bit_of_the_rest(
+    size: tuple[int, int], crop_fraction: float, interpolation: str, resize: str
+) -> None:
+    """Pillow resizes the whole image in one call, numpy cuts; on noise, and on bands, whose edges overshoot."""
+    spec = Preprocessing(24, CLIP.mean, CLIP.std, resize, interpolation, crop_fraction)  # type: ignore[arg-type]  # parametrised
+    shorter, whole = min(size), 30 if crop_fraction == 0.8 else 24
+    width, height = (whole, whole) if resize == "squash" else (side * whole // shorter for side in size)
+    half = math.floor if resize == "shortest_floor" else round
+    left, top = half((width - 24) / 2), half((height - 24) / 2)
+    how = Image.Resampling[interpolation.upper()]
+    bands = np.repeat(np.asarray(noise(*size)), 3, axis=0)[: size[1]]
+    for image in (noise(*size), Image.fromarray(bands)):
+        expected = np.asarray(image.resize((width, height), how))[top : top + 24, left : left + 24]
+        assert np.array_equal(images.to_uint8(image, spec).permute(1, 2, 0).numpy(), expected)
+
+
+def test_an_unknown_pillow_resizes_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of its passes would be a guess, and another order is many levels off."""
+    sizes = []
+    resize = Image.Image.resize
+
+    def seen(image: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+        sizes.append((image.size, size))
+        return resize(image, size, *rest)  # type: ignore[arg-type]  # handed on
+
+    monkeypatch.setattr(Image.Image, "resize", seen)
+    known = images.to_uint8(noise(50, 75), CLIP)
+    assert len(sizes) == 2  # a call for each pass
+    monkeypatch.setattr(images.PIL, "__version__", "99.1.0")
+    assert torch.equal(images.to_uint8(noise(50, 75), CLIP), known)
+    assert sizes[2:] == [((50, 75), (16, 24))]
 
 
 def test_squash_is_domainbeds_evaluation_transform() -> None:
