@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,18 @@ class Learning:
     def memory(self) -> int | None:
         """Bytes that a step may take, see text.Prompts."""
         return None if self.memory_mib is None else self.memory_mib * 2**20
+
+
+class Scheduled(Protocol):
+    """Settings of a fit as Dassl's, of a context or of anything else."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    weight_decay: float
+    momentum: float
+    warmup_epochs: int
+    warmup_lr: float
 
 
 class Seen(NamedTuple):
@@ -131,7 +143,7 @@ def learner(
     return PromptLearner(tower, layout, context, backbone.logit_scale, config.memory, guide)
 
 
-def schedule(config: Learning) -> Fit:
+def schedule(config: Scheduled) -> Fit:
     """CoOp's: a constant warm-up, then a cosine stepped per epoch; incomplete batches are dropped."""
     return Fit(
         optimizer="sgd",

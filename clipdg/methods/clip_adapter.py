@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clipdg import prompts
 from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
 from clipdg.errors import ConfigError
+from clipdg.methods import _context
 from clipdg.templates import Prompted, texts_of
 
 TRAINS = "method"
@@ -78,15 +79,4 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ClipAdapt
 
 
 def fit(config: Config) -> Fit:
-    return Fit(
-        optimizer="sgd",
-        lr=config.lr,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        schedule="cosine_epoch",
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr,
-        drop_last=True,
-    )
+    return _context.schedule(config)
