@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from clipdg import torchvision_guard
+from clipdg.core import torchvision_guard
 
 if TYPE_CHECKING:
     from clipdg.api import (
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         save_context,
         zero_shot,
     )
-    from clipdg.report.tables import load_records
+    from clipdg.report.frame import load_records
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,4 +46,4 @@ torchvision_guard.install()
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'clipdg' has no attribute '{name}'")
-    return getattr(import_module("clipdg.report.tables" if name == "load_records" else "clipdg.api"), name)
+    return getattr(import_module("clipdg.report.frame" if name == "load_records" else "clipdg.api"), name)

@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdg import catalog, config, contexts, records
-from clipdg.core import Backbone, Benchmark, ClipBackbone, known_as
-from clipdg.errors import ConfigError
-from clipdg.packages import version
-from clipdg.prompts import class_directions
-from clipdg.runner import run as _run
-from clipdg.session import Session, open_backbone
+from clipdg.core import plugins
+from clipdg.core.benchmark import Benchmark, known_as
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.versions import version
+from clipdg.runs import config
+from clipdg.runs.run import run as _run
+from clipdg.runs.session import Session, open_backbone
+from clipdg.storage.publish import publish
+from clipdg.text.prompts import class_directions
+from clipdg.weights import learned_method
 
 if TYPE_CHECKING:
-    from clipdg.classifier import Classifier
-    from clipdg.data import DataModule
-    from clipdg.records import Record
+    from clipdg.data.datamodule import DataModule
+    from clipdg.records.record import Record
+    from clipdg.training.classifier import Classifier
 
 __all__ = [
     "class_directions",
@@ -63,8 +67,8 @@ def datamodule(
     **options: Any,
 ) -> DataModule:
     """Train, validation and test loaders of the shift that has ``target``; with None, of the benchmark's only shift."""
-    from clipdg.data import DataModule
-    from clipdg.picks import read as read_picks
+    from clipdg.data.datamodule import DataModule
+    from clipdg.data.few_shot_list import read as read_picks
 
     benchmark = load_benchmark(name, root, **options)
     target = known_as(benchmark, target) if target is not None else None
@@ -114,12 +118,12 @@ def save_context(model: Classifier, path: str | Path) -> Path:
     Raises ConfigError for a model that was not made by ``coop``.
     """
     if model.settings is None or not getattr(
-        catalog.plugin("methods", model.settings["name"]), "LEARNS_CONTEXT", False
+        plugins.plugin("methods", model.settings["name"]), "LEARNS_CONTEXT", False
     ):
         raise ConfigError("save_context takes a model that clipdg.coop made; this one has no context to save")
     made = {"steps": model.num_steps, "versions": {name: version(name) for name in ("clipdg", "torch", "lightning")}}
-    content = contexts.content(model.method, model.settings, model.classes, model.backbone, made)
-    records.publish(Path(path), content)
+    content = learned_method.content(model.method, model.settings, model.classes, model.backbone, made)
+    publish(Path(path), content)
     return Path(path)
 
 
@@ -139,9 +143,9 @@ def run(settings: Mapping[str, Any] | str | Path, *overrides: str, out: str | Pa
 
 
 def _classifier(name: str, backbone: Backbone, classes: Sequence[str], settings: Mapping[str, Any]) -> Classifier:
-    from clipdg.classifier import Classifier
+    from clipdg.training.classifier import Classifier
 
-    module = catalog.plugin("methods", name)
+    module = plugins.plugin("methods", name)
     if module.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
         raise ConfigError(f"{name} needs a text encoder and {backbone.name} has none; use a CLIP backbone")
     if len(classes) < 2:

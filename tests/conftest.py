@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import clipdg
-from clipdg.core import Benchmark, ClipBackbone, Domain, Shift
-from clipdg.rows import ArrayRows
+from clipdg.core.benchmark import Benchmark, Domain, Shift
+from clipdg.core.model import ClipBackbone
+from clipdg.data.rows import ArrayRows
 
 CLASSES = ("red square", "green square", "blue square")
 
@@ -85,6 +86,6 @@ def plugins_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "path" / "plugins_of"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "a_user.py").write_text((Path(__file__).parent / "plugins_of_a_user.py").read_text())
+    (package / "a_user.py").write_text((Path(__file__).parent / "helpers" / "plugins_of_a_user.py").read_text())
     monkeypatch.syspath_prepend(str(package.parent))
     return package.parent

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clipdg import records
+from clipdg.records.folder import read_records
 from clipdg.report import tables
-from clipdg.report.formats import format_mean
+from clipdg.report.numbers import format_mean
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_its_table_is_that_of_the_committed_records() -> None:
-    found, problems = records.read_all([ROOT / "results" / "miniatures"])
+    found, problems = read_records([ROOT / "results" / "miniatures"])
     assert not problems
     rows = {r.label: r.cells for r in tables.robustness(found).rows}
     shown = re.findall(r"^\| (.*?) \| (\d.*?) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)

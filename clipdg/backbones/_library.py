@@ -12,8 +12,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdg.errors import ClipdgError, ConfigError, DataError, NetworkError
-from clipdg.weights import first_line
+from clipdg.core.errors import ClipdgError, ConfigError, DataError, NetworkError
+from clipdg.weights.files import first_line
 
 
 def hub_file(

@@ -35,11 +35,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdg.backbones._library import check_length, reading, scaled_cosines, tokenizer_digest, unrepresentable
-from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ConfigError, DataError, NetworkError
-from clipdg.images import preprocess
-from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
-from clipdg.weights import (
+from clipdg.core.errors import ConfigError, DataError, NetworkError
+from clipdg.core.model import Preprocessing, TextTower, Weights
+from clipdg.core.text_transformer import Activation, Block, Linear, Norm, Pool, Transformer
+from clipdg.data.preprocessing import preprocess
+from clipdg.weights.files import (
     first_line,
     frozen,
     identify,

@@ -41,12 +41,12 @@ from clipdg.backbones._library import (
     tokenizer_digest,
     unrepresentable,
 )
-from clipdg.catalog import nearest
-from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
-from clipdg.images import preprocess
-from clipdg.text import Activation, Block, Linear, Norm, Pool, Transformer
-from clipdg.weights import (
+from clipdg.core.errors import ConfigError, DataError, NetworkError, UnsafeError
+from clipdg.core.model import Preprocessing, TextTower, Weights
+from clipdg.core.plugins import nearest
+from clipdg.core.text_transformer import Activation, Block, Linear, Norm, Pool, Transformer
+from clipdg.data.preprocessing import preprocess
+from clipdg.weights.files import (
     first_line,
     frozen,
     identify,

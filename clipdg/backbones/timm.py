@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdg.backbones._library import commit_of, how_to_fetch, hub_file
-from clipdg.catalog import nearest
-from clipdg.core import Preprocessing, Weights
-from clipdg.errors import ConfigError, DataError, NetworkError
-from clipdg.images import preprocess
-from clipdg.weights import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
+from clipdg.core.errors import ConfigError, DataError, NetworkError
+from clipdg.core.model import Preprocessing, Weights
+from clipdg.core.plugins import nearest
+from clipdg.data.preprocessing import preprocess
+from clipdg.weights.files import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 # What timm itself looks for in a repository, in its order.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")

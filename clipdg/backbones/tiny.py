@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdg.core import Preprocessing, TextTower, Weights
-from clipdg.errors import ConfigError, DataError
-from clipdg.images import preprocess
-from clipdg.text import Block, Linear, Norm, Transformer
-from clipdg.weights import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.model import Preprocessing, TextTower, Weights
+from clipdg.core.text_transformer import Block, Linear, Norm, Transformer
+from clipdg.data.preprocessing import preprocess
+from clipdg.weights.files import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 MODELS = ("vit", "resnet")

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipdg.core import Domain
-from clipdg.errors import ConfigError
-from clipdg.rows import ArrayRows
+from clipdg.core.benchmark import Domain
+from clipdg.core.errors import ConfigError
+from clipdg.data.rows import ArrayRows
 
 COLOUR_NOISE = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}  # how often the colour is not the label's
 LABEL_NOISE = 0.25

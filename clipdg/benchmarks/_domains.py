@@ -26,11 +26,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from clipdg import catalog
-from clipdg.core import Benchmark, Domain, leave_one_out
-from clipdg.errors import ConfigError, DataError
-from clipdg.rows import Hub, Table, TableRows, open_table
-from clipdg.sources import Source
+from clipdg.core import plugins
+from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.data.download_source import Source
+from clipdg.data.rows import Hub, Table, TableRows, open_table
 
 Protocol = Literal["domainbed", "dassl"]
 Found = TypeVar("Found")
@@ -301,7 +301,7 @@ def _from_paths(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]],
 
 def _unknown(data: DomainSet, noun: str, unknown: Sequence[str], where: str) -> str:
     names = list(data.classes) if noun == "class" else [member.name for member in data.members]
-    hint = catalog.nearest(unknown[0].rpartition("/")[2], names)
+    hint = plugins.nearest(unknown[0].rpartition("/")[2], names)
     return (
         f"{data.name}: {_listed(unknown)} in {where} {'is no' if len(unknown) == 1 else 'are no'} {noun} of it.{hint} "
         f"There are: {_listed(names, 20)}."

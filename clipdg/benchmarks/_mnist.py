@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdg import cache, images, records
 from clipdg.benchmarks._digits import Digits
-from clipdg.errors import DataError
-from clipdg.rows import Hub, Table, open_table
-from clipdg.sources import Source
+from clipdg.core.errors import DataError
+from clipdg.data import decode
+from clipdg.data.download_source import Source
+from clipdg.data.rows import Hub, Table, open_table
+from clipdg.storage import cache_folder
+from clipdg.storage.publish import digest, publish
 
 SIZE = 28
 EXPECTED = {"train": 60_000, "test": 10_000}
@@ -111,8 +113,8 @@ def _from_table(table: Table) -> Digits:
 
 def _pixels(table: Table) -> NDArray[np.uint8]:
     """All images, decoded once: they are kept in the cache by the digests of their bytes, with one of their own."""
-    story = records.digest([images.POLICY, list(table.digests())])
-    path = cache.folder("mnist", f"{story[:16]}.bin")
+    story = digest([decode.POLICY, list(table.digests())])
+    path = cache_folder.folder("mnist", f"{story[:16]}.bin")
     shape = (len(table), SIZE, SIZE)
     try:
         kept = path.read_bytes()
@@ -122,12 +124,12 @@ def _pixels(table: Table) -> NDArray[np.uint8]:
         return np.frombuffer(kept, np.uint8, offset=_SEAL).reshape(shape)
     pixels = np.empty(shape, np.uint8)
     for row in range(len(table)):
-        image = images.decode(table.read(row), table.at(row))
+        image = decode.decode(table.read(row), table.at(row))
         if image.size != (SIZE, SIZE):
             raise DataError(f"{table.at(row)} has {image.width}x{image.height} pixels, not MNIST's {SIZE}x{SIZE}")
         pixels[row] = np.asarray(image)[..., 0]
     content = pixels.tobytes()
-    records.publish(path, hashlib.sha256(content).digest() + content)
+    publish(path, hashlib.sha256(content).digest() + content)
     return pixels
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipdg import catalog
-from clipdg.core import Shift, leave_one_out
-from clipdg.errors import ConfigError
+from clipdg.core import plugins
+from clipdg.core.benchmark import Shift, leave_one_out
+from clipdg.core.errors import ConfigError
 
 
 def shifts(domains: Sequence[str], sources: Any) -> tuple[Shift, ...]:
@@ -38,7 +38,7 @@ def known(names: Sequence[str] | Mapping[str, str], there: Sequence[str], key: s
     for name in names:
         if name not in there:
             shown = ", ".join(there[:20]) + (", …" if len(there) > 20 else "")
-            raise ConfigError(f"{key}: no {noun} '{name}'.{catalog.nearest(name, list(there))} There are: {shown}.")
+            raise ConfigError(f"{key}: no {noun} '{name}'.{plugins.nearest(name, list(there))} There are: {shown}.")
 
 
 def spaced(name: str) -> str:

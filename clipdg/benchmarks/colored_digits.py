@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from clipdg.benchmarks import _digits
-from clipdg.core import Benchmark, leave_one_out
+from clipdg.core.benchmark import Benchmark, leave_one_out
 
 NOTES = (
     "Made from scikit-learn's 1,797 digits of 8x8 pixels, not from MNIST: not comparable to published ColoredMNIST.",

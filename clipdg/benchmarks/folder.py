@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from clipdg import images
 from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
-from clipdg.core import Benchmark, Domain
-from clipdg.errors import ConfigError, DataError
-from clipdg.rows import FolderTable, TableRows
-from clipdg.rows.folder import folders, open_folder, strays
+from clipdg.core.benchmark import Benchmark, Domain
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.data import decode
+from clipdg.data.rows import FolderTable, TableRows
+from clipdg.data.rows.folder import folders, open_folder, strays
 
 LAYOUT = "DIR/domain/class/image.jpg"
 
@@ -139,7 +139,7 @@ def _rows(table: FolderTable, domain: str, folders: Sequence[str]) -> TableRows:
         if not found:
             raise DataError(
                 f"class '{folder}' of domain '{domain}' is empty: no image in {table.root / domain / folder}; "
-                f"read are {', '.join(images.ENDINGS)}"
+                f"read are {', '.join(decode.ENDINGS)}"
             )
         indices += [index for index, _ in found]
         ids += [path for _, path in found]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
-from clipdg.core import Benchmark
-from clipdg.rows import Hub
-from clipdg.sources import Source
+from clipdg.core.benchmark import Benchmark
+from clipdg.data.download_source import Source
+from clipdg.data.rows import Hub
 
 PACS = DomainSet(
     name="pacs",

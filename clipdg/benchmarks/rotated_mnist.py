@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clipdg.benchmarks import _digits, _mnist
-from clipdg.core import Benchmark, leave_one_out
+from clipdg.core.benchmark import Benchmark, leave_one_out
 
 SOURCES = (_mnist.SOURCE,)
 NOTE = (

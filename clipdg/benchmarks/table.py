@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 
 from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
-from clipdg.catalog import nearest
-from clipdg.core import Benchmark, Domain
-from clipdg.errors import ConfigError, DataError
-from clipdg.rows import Hub, Table, TableRows, open_table
-from clipdg.rows.folder import open_listed
+from clipdg.core.benchmark import Benchmark, Domain
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.plugins import nearest
+from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.data.rows.folder import open_listed
 
 SPLITS = ("train", "val", "test")
 

@@ -12,13 +12,12 @@ from typing import Annotated
 
 import typer
 
-from clipdg import __version__
-
 # Each adds its commands to app.
 from clipdg.cli import about, cache, classify, data, fetch, pretrain, reports, runs  # noqa: F401
 from clipdg.cli.console import INTERRUPTED, app, complain
-from clipdg.errors import ClipdgError
-from clipdg.interruption import EXIT_CODE, Stopped
+from clipdg.core.errors import ClipdgError
+from clipdg.core.signals import EXIT_CODE, Stopped
+from clipdg.core.versions import version
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def _options(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if show_version:
-        print(f"clipdg {__version__}")
+        print(f"clipdg {version('clipdg')}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdg import __version__
 from clipdg.cli.console import app, say
-from clipdg.errors import ConfigError, StorageError
+from clipdg.core.errors import ConfigError, StorageError
 
 COLUMNS = 80
 
@@ -23,21 +22,21 @@ def list_(
     pattern: Annotated[str | None, typer.Option("--filter", help="Models that contain this.")] = None,
 ) -> None:
     """The plug-ins there are; with --filter, the models of the backbones."""
-    from clipdg import catalog
+    from clipdg.core import plugins
 
-    if kind and kind not in catalog.KINDS:
+    if kind and kind not in plugins.KINDS:
         raise ConfigError(
-            f"no kind '{kind}'.{catalog.nearest(kind, catalog.KINDS)} There are: {', '.join(catalog.KINDS)}."
+            f"no kind '{kind}'.{plugins.nearest(kind, plugins.KINDS)} There are: {', '.join(plugins.KINDS)}."
         )
     if pattern is not None:
         if kind != "backbones":
             raise ConfigError("--filter is for models: clipdg list backbones --filter ViT-B")
         _print_models(pattern)
         return
-    for each in [kind] if kind else catalog.KINDS:
+    for each in [kind] if kind else plugins.KINDS:
         print(each)
-        for name in catalog.names(each):
-            about = catalog.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
+        for name in plugins.names(each):
+            about = plugins.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
             print(f"  {name:16} {textwrap.shorten(about, 61, placeholder=' …')}")
     if kind == "backbones":
         say("Models, tags and sizes of a family: clipdg list backbones --filter TEXT, '' for all")
@@ -45,12 +44,12 @@ def list_(
 
 def _print_models(pattern: str) -> None:
     """A line a model: name, input size, features, whether its prompts can be learnt, and its tags there or beneath."""
-    from clipdg import catalog
+    from clipdg.core import plugins
 
     rows = [
         row
-        for family in catalog.names("backbones")
-        for row in getattr(catalog.plugin("backbones", family), "catalogue", list)()
+        for family in plugins.names("backbones")
+        for row in getattr(plugins.plugin("backbones", family), "catalogue", list)()
         if pattern.lower() in row["name"].lower()
     ]
     if not rows:
@@ -72,9 +71,10 @@ def _print_models(pattern: str) -> None:
 @app.command()
 def doctor() -> None:
     """Versions, devices and caches, for a bug report."""
-    from clipdg import cache, torchvision_guard
+    from clipdg.core import torchvision_guard
+    from clipdg.storage import cache_folder
 
-    print(f"clipdg {__version__}, Python {sys.version.split()[0]}")
+    print(f"clipdg {version('clipdg')}, Python {sys.version.split()[0]}")
     for name in ("torch", "torchvision", "lightning", "torchmetrics", "timm", "transformers", "datasets",
                  "open_clip_torch", "omegaconf", "numpy", "pillow", "safetensors"):  # fmt: skip
         try:
@@ -84,14 +84,12 @@ def doctor() -> None:
     import torch
     import torchvision  # noqa: F401
 
-    from clipdg import placement
-
     print(f"devices: {_devices(torch)}")
-    print(f"precision: {', '.join(_precisions(placement, torch))}")
+    print(f"precision: {', '.join(_precisions(torch))}")
     if torchvision_guard.acted():
         print("torchvision is of another build than torch; its compiled operators are missing, and clipdg needs none.")
     try:
-        folder = cache.folder()
+        folder = cache_folder.folder()
     except StorageError as error:
         print(error)
     else:
@@ -108,15 +106,17 @@ def _mebibytes(folder: Path) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def _precisions(placement: Any, torch: Any) -> list[str]:
+def _precisions(torch: Any) -> list[str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    from clipdg.weights import precision
+
     found = []
-    for name in placement.PRECISIONS:
+    for name in precision.PRECISIONS:
         try:
-            placement.resolve(name, device)
+            precision.resolve(name, device)
         except ConfigError:
             continue
-        slow = name == "bf16" and device == "cpu" and (gain := placement.gain_of_bf16()) < 1
+        slow = name == "bf16" and device == "cpu" and (gain := precision.gain_of_bf16()) < 1
         found.append(f"{name} (slower here: {gain:.2f} times the speed of fp32)" if slow else name)
     return found
 

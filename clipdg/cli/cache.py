@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdg.cli.console import app, say
-from clipdg.errors import ConfigError, RecordError
+from clipdg.core.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
-    from clipdg.upkeep import Kept
+    from clipdg.storage.cache_upkeep import Kept
 
 cache_app = typer.Typer(help="What was encoded and kept: look at it, check it, make room.", rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
@@ -23,33 +23,33 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 @cache_app.command()
 def info() -> None:
     """What is kept, how large, when last used."""
-    from clipdg import cache, upkeep
+    from clipdg.storage import cache_folder, cache_upkeep
 
-    store = cache.folder("features")
-    arrays = upkeep.kept(store)
+    store = cache_folder.folder("features")
+    arrays = cache_upkeep.kept(store)
     _print(arrays[::-1])
     print(f"features: {len(arrays)} arrays, {_mib(sum(one.num_bytes for one in arrays))} MiB")
-    if others := upkeep.strangers(store):
+    if others := cache_upkeep.strangers(store):
         say(f"left alone, for it is no part of the store: {_printable(', '.join(others[:3]))}"
             + (f" and {len(others) - 3} more" if len(others) > 3 else ""))  # fmt: skip
-    place = cache.folder()
+    place = cache_folder.folder()
     for folder in sorted(place.iterdir()) if place.is_dir() else ():
         if folder.is_dir() and folder.name != "features":
-            print(f"{folder.name}: {_mib(upkeep.size_of(folder.rglob('*')))} MiB")
+            print(f"{folder.name}: {_mib(cache_upkeep.size_of(folder.rglob('*')))} MiB")
     say(f"in {place} (another place: CLIPDG_CACHE)")
 
 
 @cache_app.command()
 def verify() -> None:
     """Read every stored byte and compare digests."""
-    from clipdg import cache, stored, upkeep
+    from clipdg.storage import cache_folder, cache_upkeep, sharded_array
 
-    arrays = upkeep.kept(cache.folder("features"))
+    arrays = cache_upkeep.kept(cache_folder.folder("features"))
     damaged = unfinished = 0
     for one in arrays:
         if not (one.folder / "manifest.json").exists():
             unfinished += 1
-        elif not stored.is_sound(one.folder):
+        elif not sharded_array.is_sound(one.folder):
             damaged += 1
             print(f"damaged: {one.folder.name[:12]}, {_name(one)}")
     print(f"{len(arrays) - damaged - unfinished} sound, {damaged} damaged, {unfinished} unfinished")
@@ -73,28 +73,28 @@ def gc(
     They can be encoded again. What interrupted writing left behind goes in any case.
     Example: clipdg cache gc --older-than 30 --max-size 20G --dry-run
     """
-    from clipdg import cache, stored, upkeep
+    from clipdg.storage import cache_folder, cache_upkeep, sharded_array
 
     if older_than is not None and not older_than >= 0:
         raise ConfigError(f"--older-than is {older_than}; give days, 0 or more")
-    store = cache.folder("features")
-    files = upkeep.leftovers(store)
-    arrays = upkeep.surplus(
-        upkeep.kept(store),
+    store = cache_folder.folder("features")
+    files = cache_upkeep.leftovers(store)
+    arrays = cache_upkeep.surplus(
+        cache_upkeep.kept(store),
         None if older_than is None else older_than * 86400,
         None if max_size is None else parse_size(max_size),
     )
-    num_bytes = upkeep.size_of(files)
+    num_bytes = cache_upkeep.size_of(files)
     gone = 0
     _print(arrays)
     for one in arrays:
-        if dry_run or stored.remove(one.folder):
+        if dry_run or sharded_array.remove(one.folder):
             gone += 1
             num_bytes += one.num_bytes
         else:
             say(f"kept {_name(one)}: a process is making it now")
     for file in files if not dry_run else ():
-        upkeep.remove_file(file)
+        cache_upkeep.remove_file(file)
     verb = "would go" if dry_run else "removed"
     print(f"{verb}: {gone} arrays, {len(files)} leftover files, {_mib(num_bytes)} MiB")
     if older_than is None and max_size is None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdg.cli.console import app, say
-from clipdg.errors import ConfigError
+from clipdg.core.errors import ConfigError
 
 
 @app.command()
@@ -40,8 +40,8 @@ def classify(
 
     Example: clipdg classify cat.jpg --labels "dog,cat,person" --template "a photo of a {}, a type of pet."
     """
-    from clipdg.classify import classify as classify_
-    from clipdg.classify import parse_labels
+    from clipdg.runs.classify import classify as classify_
+    from clipdg.runs.classify import parse_labels
 
     names = parse_labels(labels)
     if template and templates:
@@ -76,7 +76,7 @@ def words(
     Example: clipdg words results/mine/0123456789abcdef.safetensors
     """
     from clipdg.api import load_backbone
-    from clipdg.contexts import nearest_words, read
+    from clipdg.weights.learned_method import nearest_words, read
 
     learnt = read(context)
     found = nearest_words(learnt, load_backbone(*_backbone(context, backbone, weights)), count)
@@ -89,7 +89,7 @@ def _backbone(context: Path | None, backbone: str | None, weights: str | None) -
     """Spec and weights: those given, else the context's own, else tiny."""
     if backbone is not None or weights is not None or context is None:
         return backbone or "tiny", weights
-    from clipdg.contexts import read
+    from clipdg.weights.learned_method import read
 
     own = read(context).backbone
     return own["spec"], None if own["tag"] == "shipped" else own["tag"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from clipdg.errors import ConfigError, StorageError
+from clipdg.core.errors import ConfigError, StorageError
 
 # The order of a study, which --help keeps.
 COMMANDS = ("demo", "run", "sweep", "report", "classify", "words", "pretrain", "list", "data", "fetch", "cache",

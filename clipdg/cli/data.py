@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdg.cli.console import Progress, app, say
-from clipdg.errors import DataError
+from clipdg.core.errors import DataError
 
 if TYPE_CHECKING:
-    from clipdg.check import Found, Problem
+    from clipdg.data.audit import Found, Problem
 
 SHOWN = 10  # images under a heading
 
@@ -43,14 +43,14 @@ def check(
 
     Example: clipdg data check pacs root=DIR --manifest pacs.csv
     """
-    from clipdg import config
+    from clipdg.runs import config
 
     overrides = [s if s.startswith("benchmark.") else f"benchmark.{s}" for s in settings or []]
     resolved = config.load(None, [f"benchmark={benchmark}", *overrides])
-    from clipdg import check as check_
-    from clipdg import records
-    from clipdg.rows.folder import unlooked
-    from clipdg.session import open_benchmark
+    from clipdg.data import audit as check_
+    from clipdg.data.rows.folder import unlooked
+    from clipdg.runs.session import open_benchmark
+    from clipdg.storage.publish import publish
 
     known = check_.read_manifest(against) if against else None
     with Progress() as progress, unlooked():
@@ -62,12 +62,12 @@ def check(
     unreadable = [p for p in found.problems if p.kind == "cannot be read"]
     if skip_list is not None:
         lines = "".join(f"{p.image}\n" for p in unreadable)
-        records.publish(skip_list, lines.encode())
+        publish(skip_list, lines.encode())
         say(f"{len(unreadable):,} images in {skip_list}; leave them out with benchmark.skip={skip_list}")
     if manifest is not None and unreadable:
         raise DataError(f"no manifest was written: {len(unreadable):,} images cannot be read; mend or skip them first")
     if manifest is not None:
-        records.publish(manifest, check_.manifest(found.lines))
+        publish(manifest, check_.manifest(found.lines))
         say(f"{len(found.lines):,} images in {manifest}; compare later: --against {manifest}")
     if found.problems:
         kinds = Counter(p.kind for p in found.problems)

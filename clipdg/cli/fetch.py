@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdg.cli.console import app, say
-from clipdg.errors import ConfigError, NetworkError
+from clipdg.core.errors import ConfigError, NetworkError
 
 if TYPE_CHECKING:
-    from clipdg.sources import Source
+    from clipdg.data.download_source import Source
 
 
 @app.command()
@@ -21,7 +21,7 @@ def fetch(
     weights: Annotated[str | None, typer.Option("--weights", help="A backbone's tag, such as openai.")] = None,
 ) -> None:
     """Download what a later run needs, so that it runs offline."""
-    from clipdg.catalog import nearest
+    from clipdg.core.plugins import nearest
 
     if what not in ("backbone", "benchmark"):
         raise ConfigError(
@@ -32,7 +32,7 @@ def fetch(
             raise ConfigError("--weights is for a backbone; a benchmark has none")
         _benchmark(name)
         return
-    from clipdg.fetch import fetch_backbone
+    from clipdg.runs.fetch import fetch_backbone
 
     found = fetch_backbone(name, weights, say)
     for path in found:
@@ -45,8 +45,8 @@ def _benchmark(name: str) -> None:
 
     A set that cannot be had keeps none of the others back.
     """
-    from clipdg.fetch import fetch_source, sources
-    from clipdg.patience import is_offline
+    from clipdg.runs.fetch import fetch_source, sources
+    from clipdg.storage.hub import is_offline
 
     found = sources(name)
     refused: dict[str, ConfigError | NetworkError] = {}

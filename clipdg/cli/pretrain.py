@@ -13,13 +13,13 @@ def pretrain(arguments: Overrides = None, out: Out = Path("results/pretrain")) -
 
     Pairs are data=miniatures (drawn), or data=folder|datasets|webdataset at root=PLACE.
     """
-    from clipdg import config
+    from clipdg.runs import config
 
     file, overrides = split(arguments)
     given = config.settings_of(file, overrides)
     check_folder(out)
-    from clipdg.pretrain import PretrainConfig
-    from clipdg.pretrain import pretrain as pretrain_
+    from clipdg.training.pretrain import PretrainConfig
+    from clipdg.training.pretrain import pretrain as pretrain_
 
     settings = PretrainConfig(**config.check(PretrainConfig, given).values)
     with Progress() as progress:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdg.cli.console import Out, app, check_folder, say
-from clipdg.errors import ConfigError, RecordError
+from clipdg.core.errors import ConfigError, RecordError
 
 
 @app.command()
@@ -46,7 +46,7 @@ def report(
     elif folders:
         say(f"Open {write_report(folders, out, baseline)} in a browser.")
     if published:
-        from clipdg.report.published_page import write_published
+        from clipdg.report.published.page import write_published
 
         say(f"Open {write_published(out / 'published' if folders else out)} in a browser.")
 
@@ -63,10 +63,10 @@ def write_report(folders: list[Path], out: Path, baseline: str | None = None) ->
 
 
 def _write_protocol(folders: list[Path], out: Path, incomplete: bool) -> None:
-    from clipdg.records import read_all
+    from clipdg.records.folder import read_records
     from clipdg.report.protocol import write_protocol
 
-    records, errors = read_all(folders)
+    records, errors = read_records(folders)
     if not records:
         raise RecordError(f"no record in {', '.join(map(str, folders))}")
     found = write_protocol(records, out, incomplete)
@@ -87,11 +87,11 @@ def import_(
     out: Out = Path("results/imported"),
 ) -> None:
     """Make records of DomainBed's own results (DIR/*/results.jsonl)."""
-    from clipdg.catalog import nearest
+    from clipdg.core.plugins import nearest
 
     if what != "domainbed":
         raise ConfigError(f"no '{what}' to import.{nearest(what, ['domainbed'])} There is: domainbed.")
-    from clipdg.domainbed import read_sweep
+    from clipdg.records.domainbed_import import read_sweep
 
     check_folder(out)
     records, errors = read_sweep(folder)

@@ -12,12 +12,12 @@ import typer
 
 from clipdg.cli.console import Out, Overrides, Progress, app, check_folder, duration, say, split
 from clipdg.cli.reports import write_report
-from clipdg.errors import ConfigError, RecordError
-from clipdg.interruption import stoppable
+from clipdg.core.errors import ConfigError, RecordError
+from clipdg.core.signals import stoppable
 
 if TYPE_CHECKING:
-    from clipdg.records import Record
-    from clipdg.sweep import Outcome, Step, Survey
+    from clipdg.records.record import Record
+    from clipdg.runs.sweep import Outcome, Step, Survey
 
 MOST_TOLD = 20  # failures
 LAST_LINES = 5  # of each
@@ -29,7 +29,7 @@ def demo(out: Out = Path("results/demo")) -> None:
 
     A small CLIP is pre-trained from scratch on drawn images and compared with supervised ResNets: a few minutes.
     """
-    from clipdg import demo as demo_
+    from clipdg.runs import demo as demo_
 
     check_folder(out)
     started = time.monotonic()
@@ -50,14 +50,14 @@ def run(
 
     Example: clipdg run benchmark=folder benchmark.root=DIR method=linear_probe --out results/mine
     """
-    from clipdg import config
+    from clipdg.runs import config
 
     file, overrides = split(arguments)
     resolved = config.load(file, overrides)
     if out is not None:
         check_folder(out)
-    from clipdg.runner import run as run_
-    from clipdg.session import Session
+    from clipdg.runs.run import run as run_
+    from clipdg.runs.session import Session
 
     with Progress() as progress, stoppable():
         records = run_(resolved, out, Session(progress=progress))
@@ -86,13 +86,14 @@ def sweep(
 
     Features that runs share are encoded first. What fails is told at the end and stops no other run.
     """
-    from clipdg import sweep as sweep_
+    from clipdg.runs import sweep as sweep_
+    from clipdg.runs import sweep_file
 
-    planned = sweep_.plan(file, overrides or [])
+    planned = sweep_file.plan(file, overrides or [])
     if not dry_run:
         check_folder(out)
-    from clipdg import engines
-    from clipdg.session import Session
+    from clipdg.runs import engines
+    from clipdg.runs.session import Session
 
     with Progress() as progress, stoppable():
         session = Session(progress=progress)
@@ -147,8 +148,8 @@ def _raise_failures(outcome: Outcome, out: Path) -> None:
 
 
 def _print_survey(surveyed: Survey, jobs: int) -> None:
-    from clipdg.records import called
-    from clipdg.sweep import cost
+    from clipdg.records.identity import called
+    from clipdg.runs.sweep import cost
 
     counts = Counter(called(task.values) for task in surveyed.tasks)
     for label, count in counts.items():
@@ -178,9 +179,9 @@ def _print_records(records: list[Record]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from clipdg.records import called
-    from clipdg.report.tables import reported, views
-    from clipdg.statistics import (
+    from clipdg.records.evaluations import class_subsets, reported
+    from clipdg.records.identity import called
+    from clipdg.records.statistics import (
         ALEXNET_ERRORS,
         corruption_accuracies,
         mean_corruption_accuracy,
@@ -212,7 +213,7 @@ def _print_records(records: list[Record]) -> None:
                 if e is None:  # a source of which nothing was held out
                     table.add_row(escape(domain), role[:-1], "none", "0", "", "", "", "")
                     continue
-                for one in (e, *views(record, domain)):
+                for one in (e, *class_subsets(record, domain)):
                     m = one["metrics"]
                     cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
                     table.add_row(escape(domain), role[:-1], one["split"], f"{one['num_images']:,}", *cells)

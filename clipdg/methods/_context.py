@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, TextTower
-from clipdg.errors import ConfigError, DataError
-from clipdg.text import Prompts
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone, TextTower
+from clipdg.text.prompt_encoder import Prompts
 
 Position = Literal["end", "middle", "front"]
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipdg.errors import DivergedError
+from clipdg.core.errors import DivergedError
 
 HISTORY = 20  # pairs of steps and gradient differences
 SKETCH = 8192  # rows that the metric is made from

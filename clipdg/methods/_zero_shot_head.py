@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import prompts
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError
-from clipdg.templates import Prompted, texts_of
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import ClipBackbone
+from clipdg.text import prompts
+from clipdg.text.templates import Prompted, texts_of
 
 
 class ZeroShotHead(nn.Module):

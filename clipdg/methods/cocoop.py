@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit, TextTower
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone, TextTower
 from clipdg.methods import _context
-from clipdg.text import Prompts
+from clipdg.text.prompt_encoder import Prompts
 
 TRAINS = "method"
 NEEDS_TEXT = True

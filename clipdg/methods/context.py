@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from clipdg import contexts
-from clipdg.core import Backbone, Benchmark
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import Backbone
+from clipdg.weights import learned_method
 
 TRAINS = "nothing"
 NEEDS_TEXT = True
@@ -30,7 +31,7 @@ class Config:
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> nn.Module:
     """See contexts.before for what is refused."""
     learnt = _read(config)
-    method = contexts.before(learnt, backbone, benchmark)
+    method = learned_method.before(learnt, backbone, benchmark)
     method.requires_grad_(False)
     method.story = {"method": dict(learnt.method), "classes": len(learnt.classes), "made": dict(learnt.made)}  # type: ignore[assignment]  # no parameter
     return method
@@ -41,7 +42,7 @@ def said(config: Config) -> dict[str, Any]:
     return {"file": f"sha256:{_read(config).digest}"}
 
 
-def _read(config: Config) -> contexts.Learnt:
+def _read(config: Config) -> learned_method.Learnt:
     if config.file is None:
         raise ConfigError("method context needs a file; give method.file=RUN_ID.safetensors, which a run of coop left")
-    return contexts.read(Path(config.file).expanduser())
+    return learned_method.read(Path(config.file).expanduser())

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdg.core import Backbone, Benchmark, Fit
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone
 from clipdg.methods import _context
 
 TRAINS = "method"

@@ -20,7 +20,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.core import Backbone, Benchmark, Fit
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone
 
 TRAINS = "everything"
 NEEDS_TEXT = False

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import kept
-from clipdg.core import Backbone, Benchmark
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import Backbone
+from clipdg.weights import finetuned_tower
 
 TRAINS = "nothing"
 NEEDS_TEXT = False
@@ -76,10 +77,10 @@ def said(config: Config) -> dict[str, Any]:
     return {"file": f"sha256:{_read(config).digest}"}
 
 
-def _read(config: Config) -> kept.Head:
+def _read(config: Config) -> finetuned_tower.Head:
     if config.file is None:
         raise ConfigError(
             "method head needs a file; give method.file=RUN_ID.head.safetensors, which a run of erm, lora or wise_ft "
             "with keep_weights=true left"
         )
-    return kept.read(Path(config.file).expanduser())
+    return finetuned_tower.read(Path(config.file).expanduser())

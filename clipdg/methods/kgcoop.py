@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from clipdg import prompts
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.methods import _context
-from clipdg.templates import Prompted, texts_of
+from clipdg.text import prompts
+from clipdg.text.templates import Prompted, texts_of
 
 TRAINS = "method"
 NEEDS_TEXT = True

@@ -30,10 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import prompts
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
-from clipdg.errors import ConfigError, DataError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.methods._logistic import Logistic, Solution
+from clipdg.text import prompts
 
 TRAINS = "solver"
 NEEDS_TEXT = False

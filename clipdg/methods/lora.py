@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.methods._zero_shot_head import ZeroShotHead, directions
-from clipdg.templates import Prompted
+from clipdg.text.templates import Prompted
 
 TRAINS = "everything"
 NEEDS_TEXT = True

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clipdg.core import Backbone, Benchmark, HeadedBackbone
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import Backbone, HeadedBackbone
 
 TRAINS = "nothing"
 NEEDS_TEXT = False

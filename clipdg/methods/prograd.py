@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import prompts, ranks
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.core import distributed
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.methods import _context
-from clipdg.templates import Prompted, texts_of
+from clipdg.text import prompts
+from clipdg.text.templates import Prompted, texts_of
 
 TRAINS = "method"
 NEEDS_TEXT = True
@@ -53,8 +56,8 @@ class Projection:
         teacher = (zero_shot / self.temperature).softmax(dim=1)
         student = (logits / self.temperature).log_softmax(dim=1)
         divergence = self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean")
-        general = ranks.mean(*torch.autograd.grad(divergence, context, retain_graph=True))
-        own = ranks.mean(*torch.autograd.grad(loss, context))
+        general = distributed.mean(*torch.autograd.grad(divergence, context, retain_graph=True))
+        own = distributed.mean(*torch.autograd.grad(loss, context))
         along = (own * general).sum()
         if along < 0:
             own = own - self.strength * along / general.square().sum() * general

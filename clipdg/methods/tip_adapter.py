@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import prompts
-from clipdg.core import Backbone, Benchmark, ClipBackbone
-from clipdg.errors import DataError, DivergedError
-from clipdg.templates import Prompted, texts_of
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import DataError, DivergedError
+from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.text import prompts
+from clipdg.text.templates import Prompted, texts_of
 
 TRAINS = "solver"
 NEEDS_TEXT = True

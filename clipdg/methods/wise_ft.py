@@ -16,9 +16,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from clipdg.core import Backbone, Benchmark, ClipBackbone, Fit
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.methods._zero_shot_head import ZeroShotHead, directions
-from clipdg.templates import Prompted
+from clipdg.text.templates import Prompted
 
 TRAINS = "everything"
 NEEDS_TEXT = True

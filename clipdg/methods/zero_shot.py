@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg import prompts
-from clipdg.core import Backbone, Benchmark, ClipBackbone
-from clipdg.templates import Prompted, texts_of
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.text import prompts
+from clipdg.text.templates import Prompted, texts_of
 
 TRAINS = "nothing"
 NEEDS_TEXT = True

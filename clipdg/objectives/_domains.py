@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.errors import ConfigError
+from clipdg.core.errors import ConfigError
 
 
 def check_several(name: str, domains: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdg.core import Model
+from clipdg.core.model import Model
 
 NEEDS = "images"
 

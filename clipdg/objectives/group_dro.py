@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from clipdg.core import Model
+from clipdg.core.model import Model
 from clipdg.objectives import _domains
 
 NEEDS = "domains"

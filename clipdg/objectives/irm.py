@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdg.core import Model
+from clipdg.core.model import Model
 from clipdg.objectives import _domains
 
 NEEDS = "domains"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from clipdg.core import Model
+from clipdg.core.model import Model
 from clipdg.objectives import _domains
 
 NEEDS = "domains"

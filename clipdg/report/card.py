@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdg import __version__
-from clipdg.errors import ConfigError, RecordError
-from clipdg.records import Record, hash_bytes, publish, read
-from clipdg.report.formats import METRICS, escape_markdown, format_mean
+from clipdg.core.errors import ConfigError, RecordError
+from clipdg.core.versions import version
+from clipdg.records.evaluations import benchmark_name, method_name, reported, role
+from clipdg.records.record import Record, read_record
+from clipdg.report.formats import escape_markdown
+from clipdg.report.numbers import METRICS, format_mean
 from clipdg.report.rerun import command
-from clipdg.report.tables import benchmark_name, method_name, reported, role
+from clipdg.storage.publish import hash_bytes, publish
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -47,7 +49,7 @@ def export(path: Path, out: Path, licence: str | None = None) -> Exported:
     Raises RecordError if it is no record or its learnt parameters are not the ones it was published with, ConfigError
     if it learnt nothing that can be exported.
     """
-    record = read(path)
+    record = read_record(path)
     learnt = record.content.get("learnt")
     if not learnt:
         raise ConfigError(
@@ -167,7 +169,7 @@ def card(record: Record, name: str, licence: str | None) -> str:
         "## How it was made", "", "```sh", command(record, 100), "```", "",
         f"Fitted on {content['data']['num_fit']:,} images. Versions: "
         + ", ".join(f"{p} {v}" for p, v in sorted(content["versions"].items()))
-        + f". Record {record.run_id}; card by clipdg {__version__}.",
+        + f". Record {record.run_id}; card by clipdg {version('clipdg')}.",
     ]  # fmt: skip
     notes = [f"- {escape_markdown(str(n))}" for n in content["data"]["notes"]]
     if notes:

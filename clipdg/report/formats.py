@@ -6,49 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clipdg.report.tables import Column, Single, Table
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is called and written: ``scale`` 100 makes percent of a fraction."""
-
-    name: str
-    title: str
-    unit: str
-    better: Literal["higher", "lower"]
-    scale: float = 100.0
-    decimals: int = 1
-
-
 LATEX_ROWS = 40  # more do not fit on a page with their caption
-
-METRICS = {
-    m.name: m
-    for m in (
-        Metric("top1", "top-1 accuracy", "%", "higher"),
-        Metric("top5", "top-5 accuracy", "%", "higher"),
-        Metric("mean_per_class", "mean per-class accuracy", "%", "higher"),
-        Metric("worst_class", "accuracy on the worst class", "%", "higher"),
-        Metric("ece", "expected calibration error", "%", "lower"),
-        Metric("nll", "negative log-likelihood", "nats", "lower", 1.0, 2),
-    )
-}
-
-
-def format_mean(mean: float | None, error: float | None = None, metric: Metric = METRICS["top1"]) -> str:
-    """``"66.6 ± 2.5"``; ``"66.6"`` where there is no error; nothing where there is no mean. All outputs use it."""
-    if mean is None:
-        return ""
-    text = f"{mean * metric.scale:.{metric.decimals}f}"
-    if float(text) == 0:
-        text = text.lstrip("-")
-    text = text.replace("-", "−")
-    return text if error is None else f"{text} ± {error * metric.scale:.{metric.decimals}f}"
 
 
 def singles_csv(found: Sequence[Single]) -> str:

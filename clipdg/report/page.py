@@ -10,48 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipdg.errors import RecordError
-from clipdg.records import publish, read_all
-from clipdg.report import (
-    classes,
-    comparisons,
-    costs,
-    curves,
-    figures,
-    html,
-    reliability,
-    sections,
-    shifts,
-    views,
-    words,
-)
-from clipdg.report.beside import beside_published
-from clipdg.report.comparisons import Comparison
-from clipdg.report.formats import (
-    METRICS,
-    Metric,
-    csv_text,
-    escape_markdown,
-    format_mean,
-    singles_csv,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
-from clipdg.report.samples import Samples
-from clipdg.report.sections import Section
-from clipdg.report.tables import (
-    MAX_SHOWN,
-    Cell,
-    Column,
-    Row,
-    Study,
-    Table,
-    describe_shifts,
-    singles,
-    studies,
-    table,
-)
+from clipdg.core.errors import RecordError
+from clipdg.records.folder import read_records
+from clipdg.report import figures, html, views, words
+from clipdg.report.formats import csv_text, escape_markdown, singles_csv, to_csv, to_latex, to_markdown
+from clipdg.report.numbers import METRICS, Metric, format_mean
+from clipdg.report.published.beside import beside_published
+from clipdg.report.sections import calibration, classes, comparisons, costs, curves, shifts
+from clipdg.report.sections import section as section_
+from clipdg.report.sections.comparisons import Comparison
+from clipdg.report.sections.predictions import Samples
+from clipdg.report.sections.section import Section
+from clipdg.report.tables import MAX_SHOWN, Cell, Column, Row, Study, Table, describe_shifts, singles, studies, table
+from clipdg.storage.publish import publish
 
 
 @dataclass(frozen=True)
@@ -70,7 +41,7 @@ def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None
     there is no record, if one setting has the same seed twice, or if no row is called ``baseline``, with which the
     others are compared image by image (by default the highest).
     """
-    records, errors = read_all(folders)
+    records, errors = read_records(folders)
     problems = [views.without(str(e), folders) for e in errors]
     if not records:
         where = ", ".join(map(str, folders))
@@ -166,7 +137,7 @@ def _write_study(
     if sheet:
         publish(out / "figures" / f"{study.slug}-domains.png", sheet[0])
 
-    pieces = [sections.write(s, study.slug, out) for s in _sections(study, main, compared, samples, baseline)]
+    pieces = [section_.write(s, study.slug, out) for s in _sections(study, main, compared, samples, baseline)]
     return {
         "sections": pieces,
         "study": study,
@@ -212,7 +183,7 @@ def _sections(
     if reference is not None and others:
         first, second = (others[0], reference) if baseline else (reference, others[0])
         found.append(classes.changes_section(study, first, second, samples))
-    found.append(reliability.section(study, samples))
+    found.append(calibration.section(study, samples))
     if reference is not None:
         found.append(classes.pull_section(study, reference, samples))
     found.append(costs.section(study))

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdg.domainbed import ENVIRONMENTS
-from clipdg.errors import RecordError
-from clipdg.records import Record, publish
+from clipdg.core.errors import RecordError
+from clipdg.records.domainbed_import import ENVIRONMENTS
+from clipdg.records.evaluations import natural
+from clipdg.records.model_selection import CRITERIA, Checkpoint, Choice, Criterion, barred, checkpoints_of, select
+from clipdg.records.record import Record
 from clipdg.report import formats, html
-from clipdg.report.tables import natural
-from clipdg.selection import CRITERIA, Checkpoint, Choice, Criterion, barred, checkpoints_of, select
+from clipdg.storage.publish import publish
 
 SPREAD = "Mean over trials ± standard error as DomainBed computes it (standard deviation with ddof 0, / √n)"
 FOOTER = (

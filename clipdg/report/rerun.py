@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 
-from clipdg.records import Record, flatten
+from clipdg.records.identity import flatten
+from clipdg.records.record import Record
 
 
 def command(record: Record, width: int = 0) -> str:

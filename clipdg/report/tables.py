@@ -18,133 +18,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipdg.errors import RecordError
-from clipdg.records import NOT_IDENTITY, Record, called, digest, identity, read_all
-from clipdg.report.formats import METRICS, Metric, format_mean
-from clipdg.statistics import mean_and_error, student_interval, wilson_interval
+from clipdg.core.errors import RecordError
+from clipdg.records.identity import identity
+from clipdg.records.record import Record
+from clipdg.records.statistics import mean_and_error, student_interval, wilson_interval
+from clipdg.report.numbers import METRICS, Metric, format_mean
+from clipdg.storage.publish import digest
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
+from clipdg.records.evaluations import benchmark_name, natural, reported, role, seed_name
+from clipdg.report.row_labels import row_labels
 
 MAX_SHOWN = 100  # rows of a table on a page or in a paper: nobody reads more, and CSV holds them all
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# One record
-
-
-def seed_values(record: Record) -> tuple[tuple[str, Any], ...]:
-    """The settings that follow the seed, with their values: what two records of a row differ in."""
-    flat = record.settings
-    return tuple((key, flat.get(key)) for key in sorted(record.content["seeded"]))
-
-
-def seed_name(record: Record) -> str:
-    """``"0"``; ``"0/1"`` where the settings that follow the seed are different numbers; ``"none"`` without a seed."""
-    if record.content["seeded"] == ["seed"] and isinstance(seed := record.settings.get("seed"), int):
-        return str(seed)
-    values = dict.fromkeys(str(v) for k, v in sorted(seed_values(record), key=_seed_first) if isinstance(v, int))
-    return "/".join(values) or "none"
-
-
-def role(record: Record, domain: str) -> Literal["source", "target", "other"]:
-    shift = record.content["shift"]
-    return "source" if domain in shift["sources"] else "target" if domain in shift["targets"] else "other"
-
-
-def reported_split(record: Record, domain: str) -> str | None:
-    """The split that counts: "test" if there, else "out" of a source and "all" of a target; None if none is there."""
-    there = {e["split"] for e in record.content["evaluations"] if e["domain"] == domain}
-    if "test" in there:
-        return "test"
-    wanted = "out" if role(record, domain) == "source" else "all"
-    return wanted if wanted in there else None
-
-
-def reported(record: Record, domain: str) -> Mapping[str, Any] | None:
-    """The evaluation that counts: the last step on the reported split; None if there is none."""
-    split = reported_split(record, domain)
-    found = [e for e in record.evaluations if e["domain"] == domain and e["split"] == split]
-    if len(found) < 2:
-        return found[0] if found else None
-    last = max(found, key=_step)
-    if sum(_step(e) == _step(last) for e in found) > 1:
-        raise RecordError(
-            f"run {record.run_id} evaluates {domain}/{split} twice at step {last['step']}; "
-            "delete its file and run it again"
-        )
-    return last
-
-
-def views(record: Record, domain: str) -> list[Mapping[str, Any]]:
-    """A domain's evaluations on fewer of its classes ("a-classes"), which stand beside the reported one; last step."""
-    own = (*record.content["data"]["num_images"].get(domain, ()), "all")
-    found = [e for e in record.evaluations if e["domain"] == domain and e["split"] not in own]
-    last = max(map(_step, found), default=-1)
-    return [e for e in found if _step(e) == last]
-
-
-def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Every evaluation below the folders, one a row, sorted by run.
-
-    Columns: run_id, row (the label used in reports), group (the same for records that differ in the seed only),
-    benchmark, shift, role (source, target, other), domain, split, step, reported (is it the one reports use), seed,
-    backbone, weights, method, shots, num_images, then a column per metric: fractions in [0, 1], nll in nats.
-
-    Raises RecordError if there is no record or if a file is none (`clipdg report` reports the rest).
-    """
-    import pandas as pd
-
-    paths = [folders] if isinstance(folders, str | Path) else folders
-    records, errors = read_all([Path(p) for p in paths])
-    if errors:
-        raise RecordError("; ".join(map(str, errors)))
-    if not records:
-        raise RecordError(f"no record below {', '.join(map(str, paths))}")
-    labels = {r.run_id: row.label for study in studies(records) for row in study.rows for r in row.records}
-    table = []
-    for record in sorted(records, key=lambda r: r.run_id):
-        config = record.settings
-        best = {id(e) for e in (reported(record, d) for d in dict.fromkeys(e["domain"] for e in record.evaluations))}
-        for e in record.evaluations:
-            table.append(
-                {
-                    "run_id": record.run_id,
-                    "row": labels[record.run_id],
-                    "group": record.group,
-                    "benchmark": benchmark_name(record),
-                    "shift": record.content["shift"]["name"],
-                    "role": role(record, e["domain"]),
-                    "domain": e["domain"],
-                    "split": e["split"],
-                    "step": e["step"],
-                    "reported": id(e) in best,
-                    "seed": seed_name(record),
-                    "backbone": record.content["weights"]["backbone"],
-                    "weights": record.content["weights"]["tag"],
-                    "method": method_name(record),
-                    "shots": config.get("shots", config.get("method.shots")),
-                    "num_images": e["num_images"],
-                    **{m: e["metrics"].get(m) for m in METRICS},
-                    **{m: v for m, v in e["metrics"].items() if m not in METRICS},
-                }
-            )
-    frame = pd.DataFrame(table)
-    metrics = list(frame.columns[list(frame.columns).index("num_images") + 1 :])
-    return frame.astype({**dict.fromkeys(metrics, "float64"), "shots": "Int64"})
-
-
-def method_name(record: Record) -> str:
-    return _named(record.content["config"], "method")
-
-
-def benchmark_name(record: Record) -> str:
-    return str(record.content["data"]["benchmark"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,7 +165,7 @@ def _study(records: list[Record]) -> Study:
     rows = [list(grouped[k].values()) for k in keys]
     settings = [
         Setting(label, tuple(sorted(row, key=lambda r: (natural(seed_name(r)), r.content["shift"]["name"]))))
-        for label, row in zip(_labels(rows, keys), rows, strict=True)
+        for label, row in zip(row_labels(rows, keys), rows, strict=True)
     ]
     study = Study(benchmark_name(records[0]), "", ordered, tuple(settings))
     shifted = {row.label: row.cells["shifted"].mean for row in table(study).rows}
@@ -291,111 +181,6 @@ def _twice(first: Record, second: Record) -> str:
         f"runs {first.run_id} and {second.run_id} are the same setting, shift and seed {seed_name(first)}{why}; "
         "report them from different folders or delete one"
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Labels
-
-
-def _labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
-    """A name per row: its label, else method, objective, the backbone if there are several, and what tells it apart."""
-    configs = [r[0].settings for r in rows]
-    methods = [called({**r[0].content["config"], "label": None}) for r in rows]
-    given = [next((x for r in row if (x := r.content["config"].get("label"))), None) for row in rows]
-    backbones = [_backbone(r[0]) for r in rows]
-    several = {b[0] for b in backbones}
-    heads = []
-    for method, label, (name, tag) in zip(methods, given, backbones, strict=True):
-        tags = {t for n, t in backbones if n == name}
-        backbone = ([name] if len(several) > 1 else []) + ([tag] if len(tags) > 1 else [])
-        heads.append([label] if label else [method, *backbone])
-    names = [list(head) for head in heads]
-    groups: dict[tuple[str, str | None], list[int]] = {}  # rows of one method; of those with a label, of one label too
-    for i in range(len(rows)):
-        groups.setdefault((methods[i], given[i]), []).append(i)
-    for (method, label), members in groups.items():
-        if label and given.count(label) == 1:
-            continue
-        # One without a label is told apart from all rows of its method, those with a label too.
-        peers = members if label else [j for j in range(len(rows)) if methods[j] == method]
-        apart = _telling_apart(peers, rows, heads, configs)
-        for i in members:
-            names[i] += [text for key in apart if (text := _setting(key, configs[i].get(key)))]
-    labels = [", ".join(name) for name in names]
-    return [f"{x} #{key[:6]}" if labels.count(x) > 1 else x for x, key in zip(labels, keys, strict=True)]
-
-
-def _telling_apart(
-    peers: Sequence[int],
-    rows: Sequence[Sequence[Record]],
-    heads: Sequence[Sequence[str]],
-    configs: Sequence[Mapping[str, Any]],
-) -> list[str]:
-    """Settings that split ``peers`` further and further, the shots first, until all are apart."""
-    apart: list[str] = []
-    different = _num_different([heads[j] for j in peers])
-    for key in sorted({k for j in peers for k in configs[j] if not _identity(k, rows[j][0])}, key=_shots_first):
-        split = _num_different([(heads[j], [configs[j].get(k) for k in (*apart, key)]) for j in peers])
-        if split > different:
-            apart.append(key)
-            different = split
-    return apart
-
-
-def _identity(key: str, record: Record) -> bool:
-    """Settings that never tell two rows apart by themselves."""
-    return (
-        key in ("shift", *NOT_IDENTITY)
-        or key.startswith(("backbone.", "benchmark.", "shift."))
-        or key in record.content["seeded"]
-    )
-
-
-def _setting(key: str, value: Any) -> str:
-    name = key.rsplit(".", 1)[-1]
-    if name == "shots":
-        return "all images" if value is None else f"{value} shot{'s' * (value != 1)}"
-    if value is None or value is False:
-        return ""
-    if value is True:
-        return name
-    if isinstance(value, list) and len(value) != 1:
-        return f"{len(value)} {name}"
-    text = str(value[0] if isinstance(value, list) else value)
-    return f"{name}={text if len(text) <= 40 else text[:39] + '…'}"
-
-
-def _backbone(record: Record) -> tuple[str, str]:
-    seeded = "backbone.weights" in record.content["seeded"]
-    weights = record.content["weights"]
-    return str(weights["backbone"]), "" if seeded else str(weights["tag"])
-
-
-def _num_different(values: Sequence[object]) -> int:
-    return len({repr(v) for v in values})
-
-
-def _shots_first(key: str) -> tuple[int, str]:
-    return (0 if key.endswith("shots") else 1 if key.startswith("method.") else 2, key)
-
-
-def _seed_first(pair: tuple[str, Any]) -> tuple[bool, str]:
-    return (pair[0] != "seed", pair[0])
-
-
-def _step(evaluation: Mapping[str, Any]) -> int:
-    return -1 if evaluation["step"] is None else int(evaluation["step"])
-
-
-def _named(config: Mapping[str, Any], key: str) -> str:
-    value = config.get(key)
-    return str(value["name"] if isinstance(value, Mapping) else value)
-
-
-@lru_cache(10_000)  # of thousands of runs there are few seeds
-def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which ``"4 shots"`` comes before ``"16 shots"``."""
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in re.split(r"([0-9]+)", text) if p)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

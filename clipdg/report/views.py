@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdg.records import NOT_IDENTITY, Record, flatten
-from clipdg.report.beside import Beside
-from clipdg.report.formats import METRICS, format_mean
+from clipdg.records.evaluations import natural, reported, seed_name
+from clipdg.records.identity import NOT_IDENTITY, flatten
+from clipdg.records.record import Record
+from clipdg.report.numbers import METRICS, format_mean
+from clipdg.report.published.beside import Beside
 from clipdg.report.rerun import command
-from clipdg.report.tables import Setting, Single, Study, Table, natural, reported, seed_name
+from clipdg.report.tables import Setting, Single, Study, Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clipdg.records.statistics import paired_difference
 from clipdg.report import figures
-from clipdg.report.formats import Metric, format_mean
+from clipdg.report.numbers import Metric, format_mean
 from clipdg.report.tables import Row, Study, Table, describe_shifts
-from clipdg.statistics import paired_difference
 
 SPREAD = "Mean ± standard error over seeds (sample standard deviation / √n)"
 BESIDE_CAPTION = (

@@ -218,7 +218,7 @@ def _status(name: str) -> int:
 
 def machine(device: str) -> str:
     """What a number is of: the CPU's or the GPU's name."""
-    from clipdg.placement import cpu_name
+    from clipdg.weights.precision import cpu_name
 
     if device == "cpu":
         return cpu_name()
@@ -234,13 +234,13 @@ def slug(name: str) -> str:
 
 def publish(row: Mapping[str, Any], folder: Path) -> None:
     """``CASE.json`` in the machine's folder, and the tables there made anew from all of its cases."""
-    from clipdg import records
+    from clipdg.storage import publish as publish_
 
     place = folder / slug(row["machine"])
-    records.publish(place / f"{row['case']}.json", json.dumps(row, indent=1, allow_nan=False).encode() + b"\n")
+    publish_.publish(place / f"{row['case']}.json", json.dumps(row, indent=1, allow_nan=False).encode() + b"\n")
     rows = [json.loads(path.read_text()) for path in sorted(place.glob("*.json"))]
-    records.publish(place / "table.md", markdown(rows).encode())
-    records.publish(place / "table.csv", csv(rows).encode())
+    publish_.publish(place / "table.md", markdown(rows).encode())
+    publish_.publish(place / "table.csv", csv(rows).encode())
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

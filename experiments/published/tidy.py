@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipdg.records import publish
-from clipdg.report.published import COLUMNS, RESULTS
+from clipdg.report.published.numbers import COLUMNS, RESULTS
+from clipdg.storage.publish import publish
 
 TIMM = {
     "imagenet": "imagenet",

@@ -23,7 +23,8 @@ import time
 import traceback
 from pathlib import Path
 
-from clipdg import records
+from clipdg.records.folder import read_records
+from clipdg.records.record import predictions
 
 SWEEP = Path(__file__).with_name("sweep.yaml")
 Found = dict[str, tuple[object, object]]
@@ -62,10 +63,10 @@ def found(out: Path) -> Found:
     """What must be the same: evaluations and per-sample predictions, by run. A record that is not whole is an error."""
     if not out.is_dir():
         return {}
-    whole, errors = records.read_all([out])
+    whole, errors = read_records([out])
     assert not errors, errors
     assert not list(out.glob("*.corrupt"))
-    return {r.run_id: (r.evaluations, records.predictions(r, out)) for r in whole}
+    return {r.run_id: (r.evaluations, predictions(r, out)) for r in whole}
 
 
 def undisturbed(folder: Path) -> tuple[Found, float]:
@@ -124,10 +125,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    import torch
-
     import clipdg.runner
     import clipdg.sweep  # noqa: F401
+    import torch
 
     torch.set_num_threads(1)
     expected, seconds = undisturbed(given.out)

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clipdg.records import Record, digest
+from clipdg.records.record import Record
+from clipdg.storage.publish import digest
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 METHODS = ("zero_shot", "linear_probe", "coop", "cocoop", "erm")

@@ -27,13 +27,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import images
 from clipdg.backbones import hf
-from clipdg.core import ClipBackbone
-from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
+from clipdg.core.errors import ConfigError, DataError, NetworkError, UnsafeError
+from clipdg.core.model import ClipBackbone
+from clipdg.data import decode, preprocessing
 from clipdg.methods import _context
-from clipdg.pretrain import PretrainConfig, pretrain
-from clipdg.text import Form, Prompts
+from clipdg.text.prompt_encoder import Form, Prompts
+from clipdg.training.pretrain import PretrainConfig, pretrain
 
 CORPUS = ["a photo of a red cat.", "two dogs beside the tree", "ein Foto, grün", "一只红色的猫", "一张狗的照片"] * 3
 CORPUS += [f"{c} {c.upper()}" for c in "abcdefghijklmnopqrstuvwxyz"]
@@ -386,7 +386,7 @@ def test_preprocessing_is_the_processors_pixel_for_pixel(folder: Path) -> None:
     for height, width in SHAPES:
         image = Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8))
         theirs = processor(image, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values[0]
-        assert torch.equal(images.to_uint8(image, backbone.preprocessing), theirs)
+        assert torch.equal(preprocessing.to_uint8(image, backbone.preprocessing), theirs)
         # values up to 2.7: the library multiplies by 1/255 in float64 where torchvision divides in float32
         whole = processor(image, return_tensors="pt").pixel_values[0]
         torch.testing.assert_close(backbone.preprocess(image), whole, rtol=1e-6, atol=5e-7)
@@ -397,7 +397,7 @@ def test_files_of_every_colour_mode_are_read_as_by_the_library(folders: dict[str
     data = encoded(mode)
     processor = transformers.AutoImageProcessor.from_pretrained(folders["clip"], backend="pil")
     theirs = processor(Image.open(io.BytesIO(data)), return_tensors="pt").pixel_values[0]
-    ours = hf.load(str(folders["clip"])).preprocess(images.decode(data, "file"))
+    ours = hf.load(str(folders["clip"])).preprocess(decode.decode(data, "file"))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=5e-7)
 
 
@@ -406,7 +406,7 @@ def test_photos_on_their_side_are_read_upright(folders: dict[str, Path]) -> None
     processor = transformers.AutoImageProcessor.from_pretrained(folders["clip"], backend="pil")
     data = encoded("RGB", rotated=True)
     image = Image.open(io.BytesIO(data))
-    ours = hf.load(str(folders["clip"])).preprocess(images.decode(data, "file"))
+    ours = hf.load(str(folders["clip"])).preprocess(decode.decode(data, "file"))
     upright = processor(ImageOps.exif_transpose(image), return_tensors="pt").pixel_values[0]
     torch.testing.assert_close(ours, upright, rtol=1e-6, atol=5e-7)
     assert (ours - processor(image, return_tensors="pt").pixel_values[0]).abs().max() > 0.1
@@ -811,7 +811,7 @@ def test_a_repository_is_downloaded_once_and_without_its_pickles(
     script = """
 import json
 from clipdg.backbones import hf
-from clipdg.errors import ConfigError
+from clipdg.core.errors import ConfigError
 said = []
 for spec in ("org/clip", "org/clip", "org/none", "org/clip@v9"):
     try:

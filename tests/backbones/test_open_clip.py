@@ -25,14 +25,16 @@ from safetensors.torch import save_file
 from tokenizers import models as kinds
 from tokenizers import pre_tokenizers, processors
 
-from clipdg import text
 from clipdg.backbones import open_clip
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError, DataError, NetworkError, UnsafeError
-from clipdg.images import decode, preprocess
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, DataError, NetworkError, UnsafeError
+from clipdg.core.model import ClipBackbone
+from clipdg.data.decode import decode
+from clipdg.data.preprocessing import preprocess
 from clipdg.methods import coop
-from clipdg.pretrain import PretrainConfig, pretrain
-from clipdg.weights import pack
+from clipdg.text import prompt_encoder
+from clipdg.training.pretrain import PretrainConfig, pretrain
+from clipdg.weights.files import pack
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT: dict[str, Any] = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -297,7 +299,7 @@ DESCRIBED = {n for n in TOWERS if n not in ("small-clips", "small-xlmr", "small-
 
 @pytest.mark.parametrize("form", ["plain", "cut", "shared"])
 def test_each_form_of_its_text_tower_has_the_librarys_features_and_gradients(
-    pair: tuple[Any, open_clip.OpenClip], form: text.Form
+    pair: tuple[Any, open_clip.OpenClip], form: prompt_encoder.Form
 ) -> None:
     model, backbone = pair
     tower = backbone.text_tower
@@ -311,11 +313,11 @@ def test_each_form_of_its_text_tower_has_the_librarys_features_and_gradients(
     ]
     tokens = backbone.tokenize(texts * 3)
     with torch.no_grad():
-        same(text.Prompts(tower, tokens, form=form).encode(), model.encode_text(tokens, normalize=False))
+        same(prompt_encoder.Prompts(tower, tokens, form=form).encode(), model.encode_text(tokens, normalize=False))
     where = torch.full(tokens.shape, -1)
     where[:, tower.num_prefix_tokens : tower.num_prefix_tokens + 2] = torch.arange(2)
     ours, theirs = (torch.full((2, tower.width), 0.3).requires_grad_() for _ in range(2))
-    found = text.Prompts(tower, tokens, where, form=form).encode(ours)
+    found = prompt_encoder.Prompts(tower, tokens, where, form=form).encode(ours)
     embeddings = torch.where((where >= 0)[:, :, None], theirs[where.clamp(min=0)], tower.embed(tokens))
     expected = tower.encode(embeddings, tokens)
     same(found, expected)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import clipdg
-from clipdg import features
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError
-from clipdg.features import FeatureStore
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import ClipBackbone
+from clipdg.runs import feature_store
+from clipdg.runs.feature_store import FeatureStore
 
 
 def pixels(size: int) -> torch.Tensor:
@@ -45,7 +46,7 @@ def test_both_sorts_of_features_are_stored_apart(clip: ClipBackbone, squares: Be
     shapes = {store.encode(b, domain).shape for b in (clip, before, clip, before)}
     assert shapes == {(36, clip.embed_dim), (36, before.embed_dim)}
     assert store.num_encoded == 72
-    assert features._story(before, domain, None)["point"] == "penultimate"
+    assert feature_store._story(before, domain, None)["point"] == "penultimate"
 
 
 def test_a_method_with_texts_is_refused() -> None:

@@ -17,9 +17,9 @@ from timm.models._hub import save_for_hf
 from torch import Tensor, nn
 
 from clipdg.backbones import timm
-from clipdg.core import Backbone, ClipBackbone
-from clipdg.errors import ConfigError, DataError, NetworkError
-from clipdg.images import decode
+from clipdg.core.errors import ConfigError, DataError, NetworkError
+from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.data.decode import decode
 
 NAME = "test_resnet.r160_in1k"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipdg.backbones import tiny
-from clipdg.catalog import plugin
-from clipdg.core import Backbone, ClipBackbone, Preprocessing
-from clipdg.errors import ConfigError, DataError
-from clipdg.images import normalize
-from clipdg.weights import pack, read
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.model import Backbone, ClipBackbone, Preprocessing
+from clipdg.core.plugins import plugin
+from clipdg.data.preprocessing import normalize
+from clipdg.weights.files import pack, read
 
 CAPTIONS = ["a photo of a red fish", "A sketch of a tree, large."]
 

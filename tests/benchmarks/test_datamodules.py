@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import domain_sets
 import pytest
 import torch
-from data import domain_sets
 
 import clipdg
 from clipdg.benchmarks import domain_net, office_home, pacs, terra_incognita, vlcs
-from clipdg.core import ClipBackbone
-from clipdg.errors import ConfigError
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import ClipBackbone
 
 SETS = {
     "pacs": (pacs.PACS, "S", 3),

@@ -9,9 +9,9 @@ from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
 
 from clipdg.benchmarks import _digits, colored_digits, rotated_digits
-from clipdg.core import Benchmark
-from clipdg.errors import ConfigError
-from clipdg.rows import ArrayRows
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.data.rows import ArrayRows
 
 DIGITS = load_digits()
 

@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import domain_sets
 import numpy as np
 import pytest
-from data import domain_sets
-from data.domain_sets import Sample
+from domain_sets import Sample
 
-from clipdg import data, records
 from clipdg.benchmarks import _domains, domain_net, office_home, pacs, terra_incognita, vlcs
 from clipdg.benchmarks._domains import DomainSet
-from clipdg.core import Benchmark
-from clipdg.errors import ConfigError, DataError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.data import splits
+from clipdg.storage.publish import digest
 
 MODULES = {"pacs": pacs, "vlcs": vlcs, "office_home": office_home, "terra_incognita": terra_incognita,
            "domain_net": domain_net}  # fmt: skip
@@ -133,7 +134,7 @@ def test_the_holdout_is_domainbeds_images(tmp_path: Path) -> None:
     chosen = [Sample(m.name, c, "0.png") for m in pacs.PACS.members for c in pacs.PACS.classes]
     chosen += [Sample("art_painting", "person", f"{i}.png") for i in (1, 2, 3)]
     domain = opened("pacs", domain_sets.tree(tmp_path, chosen)).domains["art_painting"]
-    parts = data.splits(domain, 0, 0)
+    parts = splits.splits(domain, 0, 0)
     assert [domain.rows.ids[i] for i in parts["out"]] == ["giraffe/0.png", "guitar/0.png"]
 
 
@@ -377,7 +378,7 @@ def test_few_shot_picks_stay_what_they_are(tmp_path: Path) -> None:
     domain = opened("pacs", domain_sets.tree(tmp_path, domain_sets.samples(pacs.PACS, 6))).domains["sketch"]
     picks = {}
     for seed in (1, 2, 3):
-        rows = data.pick(domain, tuple(pacs.PACS.classes), data.splits(domain, 3, seed)["in"], 2, seed)
+        rows = splits.pick(domain, tuple(pacs.PACS.classes), splits.splits(domain, 3, seed)["in"], 2, seed)
         picks[seed] = [domain.rows.ids[i] for i in rows]
     assert picks[1][:3] == ["elephant/pic_001.png", "giraffe/pic_004.png", "dog/pic_004.png"]
-    assert [records.digest(ids)[:12] for ids in picks.values()] == ["4c23cf13fa12", "759e6f493c37", "d039b391ec07"]
+    assert [digest(ids)[:12] for ids in picks.values()] == ["4c23cf13fa12", "759e6f493c37", "d039b391ec07"]

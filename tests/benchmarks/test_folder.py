@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdg import images
 from clipdg.benchmarks import folder
 from clipdg.benchmarks.folder import Config
-from clipdg.core import Shift
-from clipdg.errors import ClipdgError, ConfigError, DataError
+from clipdg.core.benchmark import Shift
+from clipdg.core.errors import ClipdgError, ConfigError, DataError
+from clipdg.data import decode
 
 
 def picture(colour: str = "red", kind: str = "PNG") -> bytes:
@@ -81,7 +81,7 @@ def test_the_order_is_torchvisions(tmp_path: Path) -> None:
 
 
 def test_endings_count_in_any_case_and_other_files_are_ignored(pacs: Path) -> None:
-    wanted = [f"sketch/cat/x{i}{e.upper() if i % 2 else e}" for i, e in enumerate(images.ENDINGS)]
+    wanted = [f"sketch/cat/x{i}{e.upper() if i % 2 else e}" for i, e in enumerate(decode.ENDINGS)]
     put(pacs, *wanted)
     put(
         pacs, "README.txt", "sketch/labels.csv", "sketch/cat/Thumbs.db", "sketch/cat/._1.jpg", "sketch/cat/.DS_Store",

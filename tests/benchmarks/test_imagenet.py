@@ -16,17 +16,22 @@ import torch
 from layouts import Sample
 
 import clipdg
-from clipdg import config, data, records
 from clipdg.benchmarks import imagenet
 from clipdg.benchmarks.imagenet.classes import classes, objectnet_classes, subset, templates
 from clipdg.benchmarks.imagenet.labels import labels_of
-from clipdg.core import Benchmark, ClipBackbone, Domain, Shift
-from clipdg.errors import ConfigError, DataError
-from clipdg.features import FeatureStore
+from clipdg.core.benchmark import Benchmark, Domain, Shift
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.model import ClipBackbone
+from clipdg.data import datasets, splits
+from clipdg.data.datamodule import DataModule
+from clipdg.data.rows import Hub, open_table
+from clipdg.records import evaluations
 from clipdg.report import tables
-from clipdg.rows import Hub, open_table
-from clipdg.runner import run
-from clipdg.session import Session
+from clipdg.runs import config
+from clipdg.runs.feature_store import FeatureStore
+from clipdg.runs.run import run
+from clipdg.runs.session import Session
+from clipdg.storage.publish import digest
 
 INDEX = {one.wnid: i for i, one in enumerate(classes())}
 PROMPT = 'method.templates=["{}"]'  # tiny reads 48 letters
@@ -326,12 +331,12 @@ def test_images_of_c_are_not_enlarged_before_the_crop(root: Path) -> None:
     backbone = clipdg.load_backbone("timm:resnet18.tv_in1k", "random:0")
     assert backbone.preprocessing.crop_fraction == 0.875
     benchmark = built(root, ["v2", "c/gaussian_noise/1"])
-    module = data.DataModule(benchmark, Shift("x", (), tuple(benchmark.domains)), backbone)
+    module = DataModule(benchmark, Shift("x", (), tuple(benchmark.domains)), backbone)
     batch = next(iter(module.test_dataloader()[1]))
     rows = benchmark.domains["c/gaussian_noise/1"].rows
     stored = torch.from_numpy(np.array(rows.image(int(batch.indices[0])))).permute(2, 0, 1)
     assert torch.equal(batch.inputs[0], stored)
-    spec = data.preprocessing_for(benchmark.domains["v2"], backbone.preprocessing)
+    spec = datasets.preprocessing_for(benchmark.domains["v2"], backbone.preprocessing)
     assert spec == backbone.preprocessing
 
 
@@ -343,7 +348,7 @@ def test_shots_and_validation_come_from_train_and_are_disjoint(root: Path) -> No
     assert source.pool is not None
     pool = source.pool()
     assert list(pool.ids) == sorted(pool.ids)  # by wnid, then by file name
-    one = data.with_pool(source, 0, built(root).classes, shots=3, seed=1)
+    one = splits.with_pool(source, 0, built(root).classes, shots=3, seed=1)
     assert one.splits is not None
     assert {name: len(rows) for name, rows in one.splits.items()} == {"test": 18, "val": 27, "train": 27}
     ids = {name: {one.rows.ids[i] for i in rows} for name, rows in one.splits.items()}
@@ -351,26 +356,26 @@ def test_shots_and_validation_come_from_train_and_are_disjoint(root: Path) -> No
     assert not ids["train"] & ids["val"]
     assert ids["test"] == set(source.rows.ids)
     assert np.bincount(one.rows.labels[one.splits["train"]])[list(family.WNIDS.values())].tolist() == [3] * 9
-    again, other = (data.with_pool(source, 0, built(root).classes, 3, seed) for seed in (1, 2))
+    again, other = (splits.with_pool(source, 0, built(root).classes, 3, seed) for seed in (1, 2))
     assert again.rows.ids == one.rows.ids != other.rows.ids
-    more = data.with_pool(source, 0, built(root).classes, 4, 1)
+    more = splits.with_pool(source, 0, built(root).classes, 4, 1)
     assert more.splits is not None
     assert ids["train"] < {more.rows.ids[i] for i in more.splits["train"]}
     # the same draw as for a domain whose training images are its own rows
     plain = Domain("imagenet", pool, {"train": np.arange(len(pool)), "val": np.arange(0)})
-    picked = data.pick(plain, built(root).classes, np.arange(len(pool)), 3, 1)
+    picked = splits.pick(plain, built(root).classes, np.arange(len(pool)), 3, 1)
     assert {pool.ids[i] for i in picked} == ids["train"]
 
 
 def test_too_few_training_images_are_named(root: Path) -> None:
     source = built(root).domains["imagenet"]
     with pytest.raises(DataError, match="class 'tench' of domain 'imagenet' has 6 training images, fewer than 7 shots"):
-        data.with_pool(source, 0, built(root).classes, 7, 0)
+        splits.with_pool(source, 0, built(root).classes, 7, 0)
 
 
 def test_without_shots_all_of_train_is_fitted_on_but_the_holdout(root: Path) -> None:
     source = built(root).domains["imagenet"]
-    whole = data.with_pool(source, 0, built(root).classes, None, 0, holdout=0.2)
+    whole = splits.with_pool(source, 0, built(root).classes, None, 0, holdout=0.2)
     assert whole.splits is not None
     assert {name: len(rows) for name, rows in whole.splits.items()} == {"test": 18, "val": 10, "train": 44}
 
@@ -387,7 +392,7 @@ def test_a_zero_shot_run_opens_no_training_image(root: Path, monkeypatch: pytest
     def refuse(domain: Domain, *_: object) -> Domain:
         raise AssertionError("nothing is fitted, so the pool stays closed")
 
-    monkeypatch.setattr(data, "with_pool", refuse)
+    monkeypatch.setattr("clipdg.data.splits.with_pool", refuse)
     [record] = run(settings(root, PROMPT))
     assert {e["split"] for e in record.evaluations if e["domain"] == "v2"} == {"test"}
 
@@ -400,8 +405,8 @@ def test_a_record_has_the_clean_accuracy_of_each_subset_and_tables_keep_to_the_t
     table = tables.robustness([record])
     assert [c.head for c in table.domains] == ["imagenet", "v2", "sketch", "a", "r", "objectnet"]
     assert table.domains[0].num_images == (18,)
-    assert {e["split"] for e in tables.views(record, "imagenet")} == {*counts} - {"test"}
-    assert tables.views(record, "v2") == []
+    assert {e["split"] for e in evaluations.class_subsets(record, "imagenet")} == {*counts} - {"test"}
+    assert evaluations.class_subsets(record, "v2") == []
     assert record.content["data"]["eval_only"] == ["objectnet"]
     assert not {"root", "places"} & set(record.content["config"]["benchmark"])
 
@@ -485,18 +490,18 @@ def test_objectnet_is_refused_as_a_source(root: Path, clip: ClipBackbone) -> Non
     benchmark = built(root)
     shift = Shift("tuned", ("objectnet",), ("v2",))
     with pytest.raises(ConfigError, match="objectnet is for evaluation only: its licence forbids"):
-        data.DataModule(benchmark, shift, clip)
+        DataModule(benchmark, shift, clip)
     tuned = dataclasses.replace(benchmark, shifts=(shift,))
     session = Session()
     resolved = settings(root, PROMPT)
-    session._opened[records.digest(["benchmark", resolved.values["benchmark"]])] = tuned
+    session._opened[digest(["benchmark", resolved.values["benchmark"]])] = tuned
     with pytest.raises(ConfigError, match="objectnet is for evaluation only"):
         run(resolved, session=session)
 
 
 def test_the_data_module_fits_and_validates_on_train(root: Path, clip: ClipBackbone) -> None:
     benchmark = built(root)
-    module = data.DataModule(benchmark, benchmark.shifts[0], clip, shots=2)
+    module = DataModule(benchmark, benchmark.shifts[0], clip, shots=2)
     rows = module.benchmark.domains["imagenet"].rows
     for loader in (module.train_dataloader(), module.val_dataloader()):
         taken = [rows.ids[int(i)] for batch in loader for i in batch.indices]

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipdg import cache, prompts
 from clipdg.benchmarks import miniatures
 from clipdg.benchmarks.miniatures import captions, scenes, shapes, styles
-from clipdg.core import Benchmark
-from clipdg.errors import ConfigError, StorageError
-from clipdg.rows import ArrayRows
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, StorageError
+from clipdg.data.rows import ArrayRows
+from clipdg.storage import cache_folder
+from clipdg.text import prompts
 
 SMALL = miniatures.Config(num_classes=4, num_train=3, num_test=2)
 
@@ -175,7 +176,7 @@ def test_what_is_kept_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:-7] + b"damaged", lambda b: b"", lambda b: b[:64]])
 def test_a_damaged_cache_file_is_drawn_again(damage) -> None:
     images, texts = miniatures.web(0, 20)
-    [path] = cache.folder("miniatures").iterdir()
+    [path] = cache_folder.folder("miniatures").iterdir()
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     again = miniatures.web(0, 20)
@@ -186,7 +187,7 @@ def test_a_damaged_cache_file_is_drawn_again(damage) -> None:
 
 def test_a_cache_file_that_cannot_be_read_is_named() -> None:
     miniatures.web(0, 20)
-    [path] = cache.folder("miniatures").iterdir()
+    [path] = cache_folder.folder("miniatures").iterdir()
     path.unlink()
     path.mkdir()
     with pytest.raises(StorageError, match=re.escape(str(path))):
@@ -197,7 +198,7 @@ def test_every_setting_that_changes_an_image_changes_the_cache_file() -> None:
     settings = [{"seed": 1}, {"size": 16}, {"num_pairs": 21}, {"styles": {"photo": 1.0}}, {"num_classes": 5}]
     for change in [{}, *settings]:
         miniatures.web(**{"seed": 0, "num_pairs": 20, **change})
-    assert len(list(cache.folder("miniatures").iterdir())) == 6
+    assert len(list(cache_folder.folder("miniatures").iterdir())) == 6
 
 
 def test_progress_counts_every_image_drawn_or_kept() -> None:
@@ -300,7 +301,7 @@ def test_colours_are_natural_as_often_as_asked() -> None:
 def test_what_cannot_be_drawn_is_refused(ask, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         ask()
-    assert not Path(cache.folder("miniatures")).exists()
+    assert not Path(cache_folder.folder("miniatures")).exists()
 
 
 @pytest.mark.parametrize("kind", miniatures.CLASSES)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import domain_sets
 import numpy as np
 import pytest
 import torch
-from data import domain_sets
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
-from clipdg import cache, images
 from clipdg.benchmarks import _mnist, colored_mnist, rotated_mnist
-from clipdg.core import Benchmark
-from clipdg.errors import DataError
-from clipdg.rows import ArrayRows
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import DataError
+from clipdg.data import decode
+from clipdg.data.rows import ArrayRows
+from clipdg.storage import cache_folder
 
 TRAIN, TEST = domain_sets.mnist(50), domain_sets.mnist(13, seed=1)
 IMAGES, LABELS = (torch.from_numpy(np.concatenate([a, b])) for a, b in zip(TRAIN, TEST, strict=True))
@@ -55,12 +56,12 @@ def test_parquet_is_decoded_once_and_a_changed_cache_is_not_believed(
     domain_sets.mnist_parquet(tmp_path / "mnist", TRAIN, TEST)
     _mnist.read(tmp_path / "mnist")
     decoded = []
-    original = images.decode
-    monkeypatch.setattr(images, "decode", lambda *a: decoded.append(a) or original(*a))
+    original = decode.decode
+    monkeypatch.setattr(decode, "decode", lambda *a: decoded.append(a) or original(*a))
     again, _, _ = _mnist.read(tmp_path / "mnist")
     assert decoded == []
     assert np.array_equal(again.images, IMAGES)
-    for path in cache.folder("mnist").glob("*.bin"):
+    for path in cache_folder.folder("mnist").glob("*.bin"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import clipdg
-from clipdg import config
-from clipdg.core import Benchmark, Shift
-from clipdg.errors import ClipdgError, ConfigError, DataError
-from clipdg.rows import fingerprint
+from clipdg.core.benchmark import Benchmark, Shift
+from clipdg.core.errors import ClipdgError, ConfigError, DataError
+from clipdg.data.rows import fingerprint
+from clipdg.runs import config
 
 GIVEN = layouts.samples()
 NUMBERS = {0: "a dog", 1: "an elephant", 2: "guitar"}

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import DataError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import DataError
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import clip_adapter, tip_adapter, zero_shot
 
 BENCH = Benchmark("b", ("cat", "dog", "bird"), templates=("a {}", "my {}"))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipdg import text
-from clipdg.classifier import lr_factor
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError, OutOfMemoryError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, OutOfMemoryError
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import _context, coop
-from clipdg.placement import place
+from clipdg.training.schedules import lr_factor
+from clipdg.weights.precision import place
 
 CLASSES = ("cat", "dog", "bird house")
 
@@ -182,7 +182,7 @@ def test_the_context_and_its_gradient_are_fp32_over_bf16_weights(clip: ClipBackb
 
 
 def test_a_step_that_fits_nowhere_is_refused(clip: ClipBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "_free", lambda device: 1000)
+    monkeypatch.setattr("clipdg.text.prompt_encoder._free", lambda device: 1000)
     method = coop.build(coop.Config(num_context=4), clip, bench())
     with pytest.raises(OutOfMemoryError, match=r"a step over 3 prompts needs .* MiB"):
         method.directions()

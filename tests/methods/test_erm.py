@@ -11,12 +11,21 @@ from torch import nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import checkpoints, config, data, images, inputs, records, runner, selection, trainer
-from clipdg.averaging import Average
-from clipdg.classifier import Classifier
-from clipdg.core import Benchmark, ClipBackbone, Fit
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
+from clipdg.core.errors import ConfigError
+from clipdg.core.fit import Fit
+from clipdg.core.model import ClipBackbone
+from clipdg.data import datasets, preprocessing, splits
+from clipdg.data.rows import ArrayRows
 from clipdg.methods import erm
+from clipdg.records import model_selection
+from clipdg.records.record import Record, predictions
+from clipdg.runs import config, run_data
+from clipdg.runs import run as run_
+from clipdg.training import checkpoints
+from clipdg.training import trainer as trainer_
+from clipdg.training.classifier import Classifier
+from clipdg.training.weight_averaging import Average
 
 BASE = ("benchmark=rotated_digits", "shift=75", "backbone=tiny:resnet", "backbone.weights=random:0", "method=erm",
         "method.batch_size=4", "method.augment=none", "fit.per_domain=true", "fit.steps=7")  # fmt: skip
@@ -29,19 +38,19 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     domains = {}
     for name in ("0", "15", "75"):
         rows = whole.domains[name].rows
-        few_rows = clipdg.rows.ArrayRows(rows.array[:40], rows.labels[:40], rows.ids[:40])  # type: ignore[attr-defined]
-        domains[name] = clipdg.core.Domain(name, few_rows)
-    made = Benchmark("rotated_digits", whole.classes, domains, clipdg.core.leave_one_out(tuple(domains)))
-    monkeypatch.setattr("clipdg.session.open_benchmark", lambda settings: made)
+        few_rows = ArrayRows(rows.array[:40], rows.labels[:40], rows.ids[:40])
+        domains[name] = Domain(name, few_rows)
+    made = Benchmark("rotated_digits", whole.classes, domains, leave_one_out(tuple(domains)))
+    monkeypatch.setattr("clipdg.runs.session.open_benchmark", lambda settings: made)
     return made
 
 
-def run(*overrides: str, out: Path | None = None) -> records.Record:
-    [record] = runner.run(config.load(overrides=[*BASE, *overrides]), out)
+def run(*overrides: str, out: Path | None = None) -> Record:
+    [record] = run_.run(config.load(overrides=[*BASE, *overrides]), out)
     return record
 
 
-def last(record: records.Record) -> dict[tuple[str, str], Any]:
+def last(record: Record) -> dict[tuple[str, str], Any]:
     step = max(e["step"] for e in record.evaluations)
     return {(e["domain"], e["split"]): e["metrics"] for e in record.evaluations if e["step"] == step}
 
@@ -57,23 +66,23 @@ def test_steps_on_batches_of_each_domain_are_domainbeds_loop(few: Benchmark) -> 
     head = nn.Linear(backbone.embed_dim, 10)
     network = nn.ModuleList([featurizer, head]).train().requires_grad_(True)
     parts = [
-        data.ImageDataset(few.domains[d].rows, data.splits(few.domains[d], i, 0)["in"], backbone.preprocessing, i)
+        datasets.ImageDataset(few.domains[d].rows, splits.splits(few.domains[d], i, 0)["in"], backbone.preprocessing, i)
         for i, d in enumerate(("0", "15"))
     ]
     adam = torch.optim.Adam(network.parameters(), lr=5e-5, weight_decay=0.01)
     draws = torch.Generator().manual_seed(0)
     for _ in range(7):
         drawn = [part.take(torch.randint(len(part), (4,), generator=draws).tolist()) for part in parts]
-        x = torch.cat([images.normalize(b.inputs, backbone.preprocessing) for b in drawn])
+        x = torch.cat([preprocessing.normalize(b.inputs, backbone.preprocessing) for b in drawn])
         y = torch.cat([b.labels for b in drawn])
         loss = F.cross_entropy(head(featurizer.encode_image(x)), y)  # type: ignore[operator]
         adam.zero_grad()
         loss.backward()
         adam.step()
     network.eval()
-    target = data.ImageDataset(few.domains["75"].rows, range(40), backbone.preprocessing, 2).take(range(40))
+    target = datasets.ImageDataset(few.domains["75"].rows, range(40), backbone.preprocessing, 2).take(range(40))
     with torch.no_grad():
-        logits = head(featurizer.encode_image(images.normalize(target.inputs, backbone.preprocessing)))  # type: ignore[operator]
+        logits = head(featurizer.encode_image(preprocessing.normalize(target.inputs, backbone.preprocessing)))  # type: ignore[operator]
     nll = F.cross_entropy(logits.double(), target.labels).item()
     assert last(record)["75", "all"]["nll"] == pytest.approx(nll, rel=1e-6)
 
@@ -84,13 +93,13 @@ def test_evaluations_on_the_way_are_domainbeds_and_change_nothing(few: Benchmark
     blind = run("method.dropout=0.5")
     assert last(watched) == last(blind)
     assert watched.run_id != blind.run_id
-    [early, _, _] = selection.checkpoints_of(watched)
+    [early, _, _] = model_selection.checkpoints_of(watched)
     assert early.step == 1
     assert set(early.accuracies) == {(d, s) for d in ("0", "15", "75") for s in ("in", "out")} | {("75", "all")}
 
 
 def test_a_prompt_method_is_evaluated_on_its_way_too(few: Benchmark) -> None:
-    [record] = runner.run(
+    [record] = run_.run(
         config.load(
             overrides=["benchmark=rotated_digits", "shift=75", "backbone=tiny", "backbone.weights=random:0",
                        "method=coop", "method.num_context=2", "fit.steps=5", "fit.checkpoint_every=2"]
@@ -123,14 +132,14 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
     settings = ("fit.steps=30", "fit.checkpoint_every=6", "fit.average=swa", "fit.average_from=10",
                 "method.augment=domainbed", "method.val_transform=domainbed", "method.dropout=0.3")  # fmt: skip
     whole = run(*settings, out=tmp_path / "whole")
-    make = runner.trainer.make
-    monkeypatch.setattr(runner, "FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    make = run_.trainer.make
+    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
 
     def interrupted(*arguments: Any, callbacks: Any = (), **options: Any) -> lightning.Trainer:
         return make(*arguments, callbacks=[*callbacks, InterruptAt()], **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.trainer, "make", interrupted)
+        patch.setattr(run_.trainer, "make", interrupted)
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
     assert list((tmp_path / "cut" / ".runs").glob("*.ckpt"))
@@ -143,12 +152,12 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
         seen.append(self.global_step)
         return step(self, *batch)
 
-    monkeypatch.setattr(runner.Classifier, "training_step", counted)
+    monkeypatch.setattr(run_.Classifier, "training_step", counted)
     resumed = run(*settings, out=tmp_path / "cut")
     assert seen == list(range(16, 30))  # the passes that had ended are not done again
     assert resumed.content["timing"]["fit_seconds"] > 1000  # what they took is a cost of the run too
     assert resumed.evaluations == whole.evaluations
-    assert records.predictions(resumed, tmp_path / "cut") == records.predictions(whole, tmp_path / "whole")
+    assert predictions(resumed, tmp_path / "cut") == predictions(whole, tmp_path / "whole")
 
 
 def test_source_images_are_evaluated_under_domainbeds_augmentation_on_request_alone(few: Benchmark) -> None:
@@ -165,7 +174,7 @@ def test_squashed_images_are_domainbeds_test_images() -> None:
     noise = torch.randint(256, (3, 24, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = transforms.functional.to_pil_image(noise)
     theirs = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])(image)
-    assert torch.equal(images.to_uint8(image, inputs.squashed(spec)).float() / 255, theirs)
+    assert torch.equal(preprocessing.to_uint8(image, run_data.squashed(spec)).float() / 255, theirs)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny:vit"])
@@ -201,8 +210,8 @@ def fitted(clip: ClipBackbone, size: int, how: Fit, *callbacks: lightning.Callba
     torch.manual_seed(0)
     head = nn.Linear(64, 3)
     classifier = Classifier(clip, head, 3, how)
-    with trainer.quiet():
-        trainer.make("fit", callbacks=list(callbacks), **trainer.options_of(how)).fit(classifier, Batches(size))
+    with trainer_.quiet():
+        trainer_.make("fit", callbacks=list(callbacks), **trainer_.options_of(how)).fit(classifier, Batches(size))
     return head.weight.detach()
 
 
@@ -263,7 +272,7 @@ def test_mixed_precision_keeps_weights_in_fp32_and_comes_close(clip: ClipBackbon
 def test_settings_of_a_fit_are_refused_where_nothing_is_fitted(few: Benchmark, setting: str) -> None:
     overrides = ["benchmark=rotated_digits", "backbone=tiny", "method=zero_shot", setting]
     with pytest.raises(ConfigError, match=r"is for what learns by gradient descent, and zero_shot does not"):
-        runner.run(config.load(overrides=overrides))
+        run_.run(config.load(overrides=overrides))
 
 
 @pytest.mark.parametrize(
@@ -276,11 +285,11 @@ def test_a_number_of_updates_is_resumed_at_the_end_of_a_pass(
     """Passes of four or sixteen updates, broken off in the second one or the sixth."""
     settings = ("fit.steps=30", "method.augment=light", "method.dropout=0.3", *more)
     whole = run(*settings, out=tmp_path / "whole")
-    make = runner.trainer.make
-    monkeypatch.setattr(runner, "FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    make = run_.trainer.make
+    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
     with monkeypatch.context() as patch:
         patch.setattr(
-            runner.trainer, "make", lambda *a, callbacks=(), **o: make(*a, callbacks=[*callbacks, InterruptAt()], **o)
+            run_.trainer, "make", lambda *a, callbacks=(), **o: make(*a, callbacks=[*callbacks, InterruptAt()], **o)
         )
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
@@ -294,13 +303,13 @@ def test_a_fit_that_was_over_when_it_was_interrupted_ends_in_its_average(
     settings = ("fit.steps=9", "fit.average=swa", "method.lr=0.01")
     whole = run(*settings, out=tmp_path / "whole")
     last_weights = run("fit.steps=9", "method.lr=0.01")
-    monkeypatch.setattr(runner, "FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
+    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
 
     def killed(*_: Any) -> None:
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Run, "_evaluate", killed)
+        patch.setattr(run_.Run, "_evaluate", killed)
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
     resumed = run(*settings, out=tmp_path / "cut")

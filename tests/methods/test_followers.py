@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clipdg import prompts, text
-from clipdg.classifier import Classifier
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import _context, cocoop, kgcoop, prograd
-from clipdg.placement import place
+from clipdg.text import prompt_encoder, prompts
+from clipdg.training.classifier import Classifier
+from clipdg.weights.precision import place
 
 CLASSES = ("cat", "dog", "bird house")
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
@@ -246,7 +247,9 @@ def test_the_classifier_goes_down_the_regularized_loss(clip: ClipBackbone) -> No
 def test_text_is_encoded_once_a_step(clip: ClipBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     method = kgcoop.build(kgcoop.Config(), clip, bench())
     calls = []
-    encode = text.Prompts.encode
-    monkeypatch.setattr(text.Prompts, "encode", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k))
+    encode = prompt_encoder.Prompts.encode
+    monkeypatch.setattr(
+        prompt_encoder.Prompts, "encode", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k)
+    )
     method.regularized(F.cross_entropy(method(torch.randn(8, 64)), LABELS))
     assert len(calls) == 1

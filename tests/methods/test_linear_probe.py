@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, TensorDataset
 
 import clipdg
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError, DataError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import linear_probe, zero_shot
 from clipdg.methods._logistic import Logistic, Solution
 from clipdg.methods.linear_probe import Config, LinearProbe, search

@@ -5,22 +5,23 @@ import torch
 from torch import nn
 
 import clipdg
-from clipdg import catalog
-from clipdg.core import Benchmark, ClipBackbone
+from clipdg.core import plugins
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.model import ClipBackbone
 
 # The weights' own classifier has no classes to permute, and a context from a file is the method that learnt it; their
 # tests are tests/methods/test_own_head.py and tests/test_contexts.py.
 METHODS = [
     name
-    for name in catalog.names("methods")
-    if not any(hasattr(catalog.plugin("methods", name), need) for need in ("NEEDS_HEAD", "NEEDS_FILE"))
+    for name in plugins.names("methods")
+    if not any(hasattr(plugins.plugin("methods", name), need) for need in ("NEEDS_HEAD", "NEEDS_FILE"))
 ]
 CLASSES = ("cat", "dog", "small bird", "house", "owl")  # as many as no method has inner features or vectors
 
 
 def built(name: str, clip: ClipBackbone, classes: tuple[str, ...] = CLASSES) -> nn.Module:
     """A method with parameters that are not all zero, the same for each class whatever their order."""
-    module = catalog.plugin("methods", name)
+    module = plugins.plugin("methods", name)
     if name == "lora":  # puts its updates into a vision transformer, of which each method gets one of its own
         fresh = clipdg.load_backbone("tiny:vit", "random:0")
         assert isinstance(fresh, ClipBackbone)

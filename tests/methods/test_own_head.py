@@ -10,8 +10,9 @@ import torch
 import clipdg
 from clipdg.backbones.timm import TimmImage
 from clipdg.benchmarks.imagenet.classes import classes
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import own_head
 
 WNIDS = tuple(one.wnid for one in classes())

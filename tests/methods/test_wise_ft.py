@@ -12,13 +12,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import config, data, images, interpolation, records, runner
-from clipdg.classifier import lr_factor
-from clipdg.core import Benchmark, ClipBackbone
-from clipdg.errors import ConfigError, RecordError
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError, RecordError
+from clipdg.core.model import ClipBackbone
+from clipdg.data import datasets, preprocessing, splits
 from clipdg.methods import wise_ft
-from clipdg.report import tables
-from clipdg.session import open_benchmark
+from clipdg.records import evaluations
+from clipdg.records.record import Record, read_record
+from clipdg.runs import config
+from clipdg.runs import run as run_
+from clipdg.runs.session import open_benchmark
+from clipdg.training.schedules import lr_factor
+from clipdg.weights import interpolation
 
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
@@ -27,8 +32,8 @@ BASE = ("benchmark=plugins_of.a_user", "shift=dark", "backbone=tiny", "backbone.
         "method.templates=['a {}']")  # fmt: skip
 
 
-def run(*overrides: str, out: Path | None = None) -> records.Record:
-    [record] = runner.run(config.load(overrides=[*BASE, *overrides]), out)
+def run(*overrides: str, out: Path | None = None) -> Record:
+    [record] = run_.run(config.load(overrides=[*BASE, *overrides]), out)
     return record
 
 
@@ -44,7 +49,7 @@ def test_the_curve_begins_at_zero_shot_and_ends_at_the_fine_tuned_weights() -> N
     half, whole = run(), run("method.alpha=1")
     curve = half.content["curve"]
     assert sorted({e["alpha"] for e in curve}) == [i / 10 for i in range(11)]
-    zero_shot = runner.run(
+    zero_shot = run_.run(
         config.load(overrides=[*BASE[:4], "method=zero_shot", "method.templates=['a {}']", "shift=dark"])
     )[0]
     assert nlls(found(curve, alpha=0.0)) == pytest.approx(nlls(found(zero_shot.evaluations)), rel=1e-5)
@@ -58,7 +63,7 @@ def test_the_curve_begins_at_zero_shot_and_ends_at_the_fine_tuned_weights() -> N
 def test_reports_read_the_configured_alpha_alone() -> None:
     record = run("method.alpha=0.3")
     for domain, split in (("dark", "all"), ("bright", "out")):
-        evaluation = tables.reported(record, domain)
+        evaluation = evaluations.reported(record, domain)
         assert evaluation is not None
         assert evaluation["metrics"] == found(record.content["curve"], alpha=0.3)[domain, split]
 
@@ -68,9 +73,9 @@ def test_an_impossible_number_in_a_curve_is_refused(tmp_path: Path) -> None:
     content = copy.deepcopy(dict(record.content))
     content["curve"][3]["metrics"]["top1"] = 1.5
     (tmp_path / f"{record.run_id}.json").unlink()
-    records.Record(content).publish(tmp_path)
+    Record(content).publish(tmp_path)
     with pytest.raises(RecordError, match=r"top1 on .* is 1.5, not a fraction"):
-        records.read(tmp_path / f"{record.run_id}.json")
+        read_record(tmp_path / f"{record.run_id}.json")
 
 
 def test_fine_tuning_is_the_authors_loop() -> None:
@@ -88,22 +93,24 @@ def test_fine_tuning_is_the_authors_loop() -> None:
     adam = torch.optim.AdamW([*tower, weight, bias], lr=1e-3, weight_decay=0.1)
     domain = benchmark.domains["bright"]
     place = list(benchmark.domains).index("bright")
-    part = data.ImageDataset(domain.rows, data.splits(domain, place, 0)["in"], backbone.preprocessing, place)
+    part = datasets.ImageDataset(domain.rows, splits.splits(domain, place, 0)["in"], backbone.preprocessing, place)
     order = torch.Generator().manual_seed(0)
     for step in range(2):
         for group in adam.param_groups:  # wise-ft, src/models/utils.py, cosine_lr, within the warm-up
             group["lr"] = 1e-3 * (step + 1) / 2
         batch = part.take(torch.randperm(len(part), generator=order).tolist())
-        x = images.normalize(batch.inputs, backbone.preprocessing)
+        x = preprocessing.normalize(batch.inputs, backbone.preprocessing)
         logits = F.normalize(backbone.encode_image(x), dim=1) @ weight.T + bias
         adam.zero_grad()
         F.cross_entropy(logits, batch.labels).backward()
         torch.nn.utils.clip_grad_norm_([*tower, weight, bias], 1.0)
         adam.step()
     backbone.eval()
-    dark = data.ImageDataset(benchmark.domains["dark"].rows, range(36), backbone.preprocessing, 1).take(range(36))
+    dark = datasets.ImageDataset(benchmark.domains["dark"].rows, range(36), backbone.preprocessing, 1).take(range(36))
     with torch.no_grad():
-        features = F.normalize(backbone.encode_image(images.normalize(dark.inputs, backbone.preprocessing)), dim=1)
+        features = F.normalize(
+            backbone.encode_image(preprocessing.normalize(dark.inputs, backbone.preprocessing)), dim=1
+        )
         nll = F.cross_entropy((features @ weight.T + bias).double(), dark.labels).item()
     assert found(record.evaluations)["dark", "all"]["nll"] == pytest.approx(nll, rel=1e-4)
 

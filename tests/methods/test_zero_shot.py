@@ -1,6 +1,7 @@
 import torch
 
-from clipdg.core import Benchmark, ClipBackbone
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.model import ClipBackbone
 from clipdg.methods import zero_shot
 
 

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import catalog, config, data, trainer
-from clipdg.classifier import Classifier
-from clipdg.core import Backbone, Benchmark, Fit
-from clipdg.errors import ConfigError
+from clipdg.core import plugins
+from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
+from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone
+from clipdg.data import datasets, loaders
 from clipdg.methods import clip_adapter, erm, wise_ft
+from clipdg.runs import config
+from clipdg.training import trainer
+from clipdg.training.classifier import Classifier
 
 IDS = (1, 4)  # places of the two source domains in their benchmark
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -52,7 +57,7 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def built(name: str) -> nn.Module:
-    module = catalog.plugin("objectives", name)
+    module = plugins.plugin("objectives", name)
     objective: nn.Module = module.build(module.Config(**SETTINGS[name]), IDS, 0.0, 7)
     return objective
 
@@ -121,7 +126,7 @@ PLAIN: dict[str, Callable[[Network, Part, Part, int, Kept], Tensor]] = {
 
 
 def test_every_objective_has_a_reference_here() -> None:
-    assert set(PLAIN) == set(catalog.names("objectives"))
+    assert set(PLAIN) == set(plugins.names("objectives"))
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -152,7 +157,7 @@ def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in PLAIN if n != "erm"])
 def test_one_source_domain_is_refused(name: str) -> None:
-    module = catalog.plugin("objectives", name)
+    module = plugins.plugin("objectives", name)
     with pytest.raises(ConfigError, match="this shift has one"):
         module.build(module.Config(), (0,), 0.0, 0)
 
@@ -169,7 +174,7 @@ def test_a_saved_objective_goes_on_where_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_label_smoothing_reaches_every_objective(name: str) -> None:
-    module = catalog.plugin("objectives", name)
+    module = plugins.plugin("objectives", name)
     sharp, smooth = (
         module.build(module.Config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
         for smoothing in (0.0, 0.2)
@@ -233,7 +238,7 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 @pytest.mark.parametrize("name", ["irm", "vrex"])
 def test_annealing_counts_updates_where_batches_are_gathered(name: str, clip: Any) -> None:
-    module = catalog.plugin("objectives", name)
+    module = plugins.plugin("objectives", name)
     objective = module.build(module.Config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
     weights: list[float] = []
 
@@ -274,14 +279,14 @@ def test_a_run_of_before_there_were_objectives_keeps_its_identity() -> None:
 
 def test_batches_have_as_many_images_of_each_domain(squares: Benchmark, clip: Backbone) -> None:
     parts = [
-        data.ImageDataset(squares.domains[name].rows, range(num), clip.preprocessing, i)
+        datasets.ImageDataset(squares.domains[name].rows, range(num), clip.preprocessing, i)
         for i, (name, num) in enumerate((("bright", 30), ("dark", 6)))
     ]
-    samples = data.concatenate(parts)
-    loader = data.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True)
+    samples = datasets.concatenate(parts)
+    loader = loaders.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True)
     batches = list(loader)
     assert len(batches) == len(loader) == 5  # 36 images, 8 a batch
     assert all(b.domains.tolist() == [0] * 4 + [1] * 4 for b in batches)
     assert all(set(b.indices[4:].tolist()) <= set(range(6)) for b in batches)
-    again = data.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True, workers=1)
+    again = loaders.loader(samples, 4, generator=torch.Generator().manual_seed(0), per_domain=True, workers=1)
     assert all(torch.equal(a.indices, b.indices) for a, b in zip(batches, again, strict=True))

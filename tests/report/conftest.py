@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdg.records import Record
+from clipdg.records.record import Record
 
 
 @pytest.fixture

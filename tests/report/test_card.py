@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from made_records import evaluation, make_record
 
-from clipdg.errors import ConfigError, RecordError
-from clipdg.records import Record, hash_bytes
+from clipdg.core.errors import ConfigError, RecordError
+from clipdg.records.record import Record
 from clipdg.report.card import base_model, export
+from clipdg.storage.publish import hash_bytes
 
 LEARNT = b"what was learnt"
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clipdg.records import read_all
-from clipdg.report import figures, sections
+from clipdg.records.folder import read_records
+from clipdg.report import figures
 from clipdg.report.page import write_report
 from clipdg.report.protocol import write_protocol
+from clipdg.report.sections import section
 
 RESULTS = Path(__file__).parents[2] / "results"
 REPORTS = sorted(p.parent.relative_to(RESULTS) for p in RESULTS.glob("*/report/report.md"))
@@ -21,7 +22,7 @@ def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
     """PDFs are the SVGs' figures again and take half of the time."""
     render = figures.render
     monkeypatch.setattr(figures, "render", lambda figure, form: b"" if form == "pdf" else render(figure, form))
-    assert sections.figures is figures
+    assert section.figures is figures
 
 
 def text(path: Path) -> str:
@@ -48,7 +49,7 @@ def test_a_committed_report_is_the_one_that_is_made(report: Path, tmp_path: Path
 
 @pytest.mark.parametrize("report", PROTOCOLS, ids=str)
 def test_a_committed_protocol_is_the_one_that_is_made(report: Path, tmp_path: Path) -> None:
-    records, errors = read_all([RESULTS / report.parent])
+    records, errors = read_records([RESULTS / report.parent])
     assert not errors
     write_protocol(records, tmp_path, False)
     command = f"clipdg report results/{report.parent} --protocol domainbed --out results/{report}"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from made_records import evaluation, leave_one_out, make_record, miniatures
 
-from clipdg import records as records_
-from clipdg.errors import RecordError
-from clipdg.records import digest
+from clipdg.core.errors import RecordError
+from clipdg.records.record import Record
 from clipdg.report.page import write_report
+from clipdg.storage.publish import digest
 
 Publish = Callable[..., Path]
 # 1 x 1 pixel, so that its place in the page can be told by its bytes
@@ -166,7 +166,7 @@ def test_missing_runs_are_listed_and_leave_no_average(publish: Publish, tmp_path
 
 
 def test_the_summary_restates_the_table(publish: Publish, tmp_path: Path) -> None:
-    def made(label: str, shots: int, by_seed: list[tuple[float, float]]) -> list[records_.Record]:
+    def made(label: str, shots: int, by_seed: list[tuple[float, float]]) -> list[Record]:
         return [
             make_record(
                 [evaluation("photo", "test", a), evaluation("sketch", "all", b)], label=label, shots=shots, seed=s
@@ -219,10 +219,10 @@ def test_how_a_number_was_made_stands_beside_it(publish: Publish, tmp_path: Path
 def test_reading_results_never_imports_torch(publish: Publish, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from clipdg import statistics\n"
-        "from clipdg.report import figures, page, tables\n"
+        "from clipdg.records import statistics\n"
+        "from clipdg.report import figures, frame, page\n"
         "page.write_report([Path(sys.argv[1])], Path(sys.argv[2]))\n"
-        "tables.load_records(sys.argv[1])\n"
+        "frame.load_records(sys.argv[1])\n"
         "print([m for m in ('torch', 'lightning', 'transformers', 'matplotlib.pyplot') if m in sys.modules])"
     )
     folder = publish(leave_one_out(seeds=(0,)))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdg.domainbed import read_sweep
-from clipdg.errors import RecordError
+from clipdg.core.errors import RecordError
+from clipdg.records.domainbed_import import read_sweep
 from clipdg.report.page import write_report
 from clipdg.report.protocol import Cell, protocol, write_protocol
 

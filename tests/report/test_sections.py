@@ -13,13 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from made_records import evaluation, make_record
 
-from clipdg import config
-from clipdg.errors import RecordError
-from clipdg.records import Record, hash_bytes
-from clipdg.report import classes, comparisons, costs, curves, reliability, rerun, sections
+from clipdg.core.errors import RecordError
+from clipdg.records.record import Record
+from clipdg.report import rerun
 from clipdg.report.page import write_report
-from clipdg.report.samples import Samples
+from clipdg.report.sections import calibration, classes, comparisons, costs, curves
+from clipdg.report.sections import section as section_
+from clipdg.report.sections.predictions import Samples
 from clipdg.report.tables import studies, table
+from clipdg.runs import config
+from clipdg.storage.publish import hash_bytes
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
 
@@ -129,7 +132,7 @@ def test_classes_that_change_by_hand(tmp_path: Path) -> None:
 
 def test_reliability_bins_by_hand() -> None:
     # Fifteen bins: 0.2 is the upper edge of the third; 1.0 is in the last.
-    found = reliability.binned("m", "source", np.array([0.2, 0.15, 1.0, 0.95]), np.array([True, False, True, False]))
+    found = calibration.binned("m", "source", np.array([0.2, 0.15, 1.0, 0.95]), np.array([True, False, True, False]))
     assert found.counts.tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert (found.confidence[2], found.accuracy[2]) == (pytest.approx(0.175), 0.5)
     assert found.ece == pytest.approx((abs(0.5 - 0.175) + abs(0.5 - 0.975)) / 2)
@@ -144,7 +147,7 @@ def test_reliability_agrees_with_the_ece_of_torchmetrics() -> None:
     right = rng.random(1000) < confidence
     # A binary problem whose predicted probability is the confidence and whose target is "right" has the same bins.
     expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right.astype(int)), n_bins=15)
-    assert reliability.binned("m", "source", confidence, right).ece == pytest.approx(float(expected), abs=1e-6)
+    assert calibration.binned("m", "source", confidence, right).ece == pytest.approx(float(expected), abs=1e-6)
 
 
 def shot_runs(label: str, method: str, shots: int | None, top1: float) -> list[Record]:
@@ -216,7 +219,7 @@ def test_costs_are_medians_with_their_range() -> None:
 
 
 def test_a_sheet_in_latex_is_escaped_and_every_row_has_every_column() -> None:
-    sheet = sections.Sheet(("a_b", "n"), ((sections.Shown("50 %", "x"), sections.Shown("", None)),) * 2, (1,))
+    sheet = section_.Sheet(("a_b", "n"), ((section_.Shown("50 %", "x"), section_.Shown("", None)),) * 2, (1,))
     text = sheet.latex("c & d", "t")
     assert r"a\_b & n \\" in text
     assert text.count(r"50 \% &  \\") == 2
@@ -267,9 +270,11 @@ def imagenet_run(top1: float, **domains: float) -> Record:
 
 
 def test_effective_robustness_is_the_distance_from_the_testbeds_line() -> None:
-    from clipdg.report import robustness, shifts
+    from clipdg.report.sections import effective_robustness, shifts
 
-    line = robustness.fit(robustness.baseline_models("testbed_standard"), "imagenet", "imagenet-v2", "testbed_standard")
+    line = effective_robustness.fit(
+        effective_robustness.baseline_models("testbed_standard"), "imagenet", "imagenet-v2", "testbed_standard"
+    )
     expected = float(line.expected(np.array(0.7)))
     (study,) = studies([imagenet_run(0.7, v2=expected + 0.05, a=0.3)])
     natural, effective = shifts.sections(study, table(study))
@@ -284,8 +289,8 @@ def test_effective_robustness_is_the_distance_from_the_testbeds_line() -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_corruptions_have_no_mean_where_one_is_missing(whole: bool) -> None:
-    from clipdg.report import shifts
-    from clipdg.statistics import ALEXNET_ERRORS
+    from clipdg.records.statistics import ALEXNET_ERRORS
+    from clipdg.report.sections import shifts
 
     (study,) = studies([corrupted(list(ALEXNET_ERRORS) if whole else list(ALEXNET_ERRORS)[:3])])
     (section,) = [s for s in shifts.sections(study, table(study)) if s.key == "corruptions"]

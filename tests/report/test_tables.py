@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from made_records import LOO, TARGETS, evaluation, leave_one_out, make_record, miniatures
 
-from clipdg.errors import RecordError
-from clipdg.records import Record
+from clipdg.core.errors import RecordError
+from clipdg.records import evaluations as evaluations_
+from clipdg.records.record import Record
 from clipdg.report import formats, tables
-from clipdg.report.formats import METRICS, format_mean
+from clipdg.report.frame import load_records
+from clipdg.report.numbers import METRICS, format_mean
 from clipdg.report.tables import robustness, studies
 
 
@@ -72,8 +74,8 @@ def test_the_last_step_of_the_reported_split_counts() -> None:
     record = make_record(evaluations)
     cells = robustness([record]).rows[0].cells
     assert (cells["source"].mean, cells["shifted"].mean) == (0.6, 0.4)
-    assert tables.reported_split(record, "photo") == "out"
-    assert tables.reported_split(record, "sketch") == "all"
+    assert evaluations_.reported_split(record, "photo") == "out"
+    assert evaluations_.reported_split(record, "sketch") == "all"
     with_test = make_record([*evaluations, evaluation("photo", "test", 0.7), evaluation("sketch", "test", 0.8)])
     cells = robustness([with_test]).rows[0].cells
     assert (cells["source"].mean, cells["shifted"].mean) == (0.7, 0.8)
@@ -167,7 +169,7 @@ def test_a_setting_that_came_later_and_has_its_first_value_makes_no_other_study(
 
 def test_labels_name_the_method_and_what_tells_rows_apart() -> None:
     def label(**settings: Any) -> list[str]:
-        return sorted((r.label for r in robustness(records(**settings)).rows), key=tables.natural)
+        return sorted((r.label for r in robustness(records(**settings)).rows), key=evaluations_.natural)
 
     def records(**more: Any) -> list[Record]:
         made = toy({0: (0.9, 0.6, 0.4)})  # zero_shot
@@ -273,7 +275,7 @@ def test_markdown_is_a_table_whatever_the_label() -> None:
 
 
 def test_load_records_is_tidy(publish: Any) -> None:
-    frame = tables.load_records(publish(miniatures()))
+    frame = load_records(publish(miniatures()))
     assert len(frame) == 35 * 8  # seven domains, photo on two splits
     assert frame["reported"].sum() == 35 * 7
     assert set(frame["role"]) == {"source", "target"}
@@ -292,7 +294,7 @@ def test_load_records_refuses_what_is_no_record(publish: Any, tmp_path: Path) ->
     folder = publish(leave_one_out())
     (folder / ("ab" * 8 + ".json")).write_text("{")
     with pytest.raises(RecordError, match=r"ab\.json is not a record"):
-        tables.load_records(folder)
+        load_records(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no record"):
-        tables.load_records([tmp_path / "empty"])
+        load_records([tmp_path / "empty"])

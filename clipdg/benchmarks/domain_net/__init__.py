@@ -16,9 +16,9 @@ from pathlib import Path
 
 from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
-from clipdg.core import Benchmark
-from clipdg.rows import Hub
-from clipdg.sources import Source
+from clipdg.core.benchmark import Benchmark
+from clipdg.data.download_source import Source
+from clipdg.data.rows import Hub
 
 _FOLDERS = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel

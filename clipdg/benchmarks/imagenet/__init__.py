@@ -35,12 +35,12 @@ import numpy as np
 from clipdg.benchmarks.imagenet.classes import classes, subset, templates
 from clipdg.benchmarks.imagenet.labels import LEFT_OUT, labels_of
 from clipdg.benchmarks.imagenet.sets import BY_DEFAULT_FROM_HUB, CORRUPTED, SETS, SEVERITIES, TRAIN, ImageSet
-from clipdg.catalog import nearest
-from clipdg.core import Benchmark, Domain, Shift, Subset
-from clipdg.errors import ConfigError
-from clipdg.rows import Hub, Table, TableRows, open_table
-from clipdg.sources import Source
-from clipdg.statistics import ALEXNET_ERRORS
+from clipdg.core.benchmark import Benchmark, Domain, Shift, Subset
+from clipdg.core.errors import ConfigError
+from clipdg.core.plugins import nearest
+from clipdg.data.download_source import Source
+from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.records.statistics import ALEXNET_ERRORS
 
 SOURCE = "imagenet"
 NO_TRAIN = (

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from clipdg.core import Subset
+from clipdg.core.benchmark import Subset
 
 HERE = Path(__file__).parent
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipdg.benchmarks.imagenet.classes import classes, index, objectnet_classes, subset
-from clipdg.catalog import nearest
-from clipdg.errors import DataError
-from clipdg.rows import Table
+from clipdg.core.errors import DataError
+from clipdg.core.plugins import nearest
+from clipdg.data.rows import Table
 
 LEFT_OUT = -1  # an ObjectNet class that ImageNet does not have
 _LABELS = ("label", "cls", "labels", "class")

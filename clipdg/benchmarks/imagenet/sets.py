@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdg.rows import Hub
+from clipdg.data.rows import Hub
 
 
 @dataclass(frozen=True)

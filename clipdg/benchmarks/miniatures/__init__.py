@@ -23,14 +23,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdg import cache, catalog, records
 from clipdg.benchmarks.miniatures.captions import STYLE_WORDS, caption
 from clipdg.benchmarks.miniatures.scenes import compose, stream
 from clipdg.benchmarks.miniatures.shapes import KINDS
-from clipdg.core import Benchmark, Domain, Shift, leave_one_out
-from clipdg.errors import ConfigError, StorageError
-from clipdg.packages import version
-from clipdg.rows import ArrayRows
+from clipdg.core import plugins
+from clipdg.core.benchmark import Benchmark, Domain, Shift, leave_one_out
+from clipdg.core.errors import ConfigError, StorageError
+from clipdg.core.versions import version
+from clipdg.data.rows import ArrayRows
+from clipdg.storage import cache_folder
+from clipdg.storage.publish import digest, publish
 
 VERSION = 1  # of the drawing: raise it with every change that can alter a pixel or a caption
 BATCH = 64  # images drawn at a time: larger batches are slower
@@ -154,7 +156,7 @@ def web(
             raise ConfigError(f"style '{style}' is for evaluation only; pre-training may see {_and(STYLE_WORDS)}")
         if style not in STYLE_WORDS:
             raise ConfigError(
-                f"no style '{style}'.{catalog.nearest(style, tuple(STYLE_WORDS))} There are: {', '.join(STYLE_WORDS)}."
+                f"no style '{style}'.{plugins.nearest(style, tuple(STYLE_WORDS))} There are: {', '.join(STYLE_WORDS)}."
             )
     if num_pairs < 1 or any(share < 0 for share in mix.values()) or not sum(mix.values()) > 0:
         raise ConfigError(f"{num_pairs} pairs in shares {mix} cannot be drawn; give at least one pair and one share")
@@ -247,7 +249,7 @@ def _cached(
 ) -> tuple[Images, list[str]]:
     """``draw()``, or what it gave the last time. A file that is not as it was written counts as absent."""
     made_by = {package: version(package) for package in ("numpy", "pillow", "torch")}
-    path = cache.folder("miniatures") / f"{name}-{records.digest([VERSION, made_by, key])[:16]}.bin"
+    path = cache_folder.folder("miniatures") / f"{name}-{digest([VERSION, made_by, key])[:16]}.bin"
     kept = _read(path)
     if kept is not None:
         steps.advance(num)
@@ -257,7 +259,7 @@ def _cached(
     np.save(buffer, images)
     np.save(buffer, np.array(captions, dtype=np.str_))
     content = buffer.getbuffer()
-    records.publish(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    publish(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     return images, captions
 
 

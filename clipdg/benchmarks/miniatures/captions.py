@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipdg.benchmarks.miniatures.scenes import Scene
-from clipdg.prompts import with_article
+from clipdg.text.prompts import with_article
 
 # The words for each style that pre-training shows. Evaluation-only domains have none: they are never named.
 STYLE_WORDS = {

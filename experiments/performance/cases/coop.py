@@ -13,7 +13,7 @@ from harness import Case, Setting, Side, Step
 from torch.nn import functional as F
 
 from cases._towers import PACS, backbone, imagenet_classes
-from clipdg.core import Benchmark
+from clipdg.core.benchmark import Benchmark
 from clipdg.methods import coop
 
 BATCH, LR = 32, 2e-3

@@ -24,10 +24,11 @@ from cases._photos import folder
 from cases._towers import backbone
 from cases.images import scratch
 from cases.study import CLASSES, DOMAINS, TEMPLATES
-from clipdg import config, data, features, runner
 from clipdg.benchmarks import folder as benchmark
-from clipdg.core import Benchmark
-from clipdg.session import Session
+from clipdg.core.benchmark import Benchmark
+from clipdg.data import splits
+from clipdg.runs import config, feature_store, run
+from clipdg.runs.session import Session
 
 SEED, SHOTS, NUM_CONTEXT, BATCH, LR = 0, 1, 16, 32, 2e-3
 EPOCHS = 50  # the paper's for one shot
@@ -48,9 +49,9 @@ def rows_of(bench: Benchmark, target: str) -> dict[str, list[tuple[str, int]]]:
         if name == target:
             chosen["target"] += [(name, i) for i in range(len(domain.rows))]
             continue
-        parts = data.splits(domain, index, SEED)
-        chosen["fit"] += [(name, i) for i in data.pick(domain, bench.classes, parts["in"], SHOTS, SEED)]
-        val = data.pick(domain, bench.classes, parts["out"], SHOTS, SEED, enough=False)
+        parts = splits.splits(domain, index, SEED)
+        chosen["fit"] += [(name, i) for i in splits.pick(domain, bench.classes, parts["in"], SHOTS, SEED)]
+        val = splits.pick(domain, bench.classes, parts["out"], SHOTS, SEED, enough=False)
         chosen["val"] += [(name, i) for i in val]
         chosen["held out"] += [(name, i) for i in parts["out"]]
     return chosen
@@ -165,10 +166,10 @@ def ours(setting: Setting) -> Step:
     def step() -> tuple[Likelihoods, int]:
         shutil.rmtree(place / "cache", ignore_errors=True)
         os.environ["CLIPDG_CACHE"] = str(place / "cache")
-        session.store = features.FeatureStore()
+        session.store = feature_store.FeatureStore()
         found = {}
         for name, method in methods.items():
-            for record in runner.run(config.load(values=given | {"method": method}), session=session):
+            for record in run.run(config.load(values=given | {"method": method}), session=session):
                 target = record.content["shift"]["name"]
                 [whole] = [e for e in record.evaluations if e["domain"] == target and e["split"] == "all"]
                 found[f"{name} {target}"] = whole["metrics"]["nll"]

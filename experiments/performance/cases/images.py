@@ -19,9 +19,10 @@ import clipdg
 from cases._photos import folder, photo
 from cases._towers import backbone
 from cases.zero_shot import no_bf16
-from clipdg import features, images
 from clipdg.benchmarks import folder as benchmark
-from clipdg.core import Domain
+from clipdg.core.benchmark import Domain
+from clipdg.data import decode, preprocessing
+from clipdg.runs import feature_store
 
 COUNT = 128
 
@@ -46,7 +47,7 @@ def bare(precision: str) -> Callable[[Setting], Step]:
     def prepare(setting: Setting) -> Step:
         clip = backbone(setting, precision)
         domain = photos(setting, scratch())()
-        size = features.BATCH_SIZE[setting.device]
+        size = feature_store.BATCH_SIZE[setting.device]
         ready = torch.stack([clip.preprocess(domain.rows.image(i)) for i in range(len(domain.rows))])
         ready = ready.to(setting.device)
 
@@ -71,7 +72,7 @@ def stored(precision: str) -> Callable[[Setting], Step]:
             cache = place / "cache"
             shutil.rmtree(cache, ignore_errors=True)
             os.environ["CLIPDG_CACHE"] = str(cache)
-            domain, store = open_domain(), features.FeatureStore()
+            domain, store = open_domain(), feature_store.FeatureStore()
             found = store.encode(clip, domain)
             assert store.num_encoded == len(domain.rows)
             return found.clone()
@@ -109,11 +110,13 @@ def resized(how: str) -> Callable[[Setting], Step]:
         def theirs() -> torch.Tensor:
             return torch.stack([clips(Image.open(io.BytesIO(content)).convert("RGB")) for content in files])
 
-        ours = images.fast(spec) if how == "bicubic_fast" else spec
+        ours = preprocessing.fast(spec) if how == "bicubic_fast" else spec
 
         def mine() -> torch.Tensor:
-            batch = torch.stack([images.to_uint8(images.decode(content, "a photograph"), ours) for content in files])
-            return images.normalize(batch, ours)
+            batch = torch.stack(
+                [preprocessing.to_uint8(decode.decode(content, "a photograph"), ours) for content in files]
+            )
+            return preprocessing.normalize(batch, ours)
 
         return theirs if how == "torchvision" else mine
 

@@ -12,8 +12,9 @@ from harness import Case, Setting, Side, Step
 
 from cases._towers import backbone
 from cases.images import photos, scratch
-from clipdg import data, features, images
-from clipdg.rows import select
+from clipdg.data import datasets, loaders, preprocessing
+from clipdg.data.rows import select
+from clipdg.runs import feature_store
 
 COUNT = {"cpu": 128, "cuda": 8192}  # a GPU's second; the same 128 files again and again
 
@@ -27,23 +28,23 @@ def way(reads: bool, encodes: bool) -> Callable[[Setting], Step]:
     """Files to batches on the device as the store reads them, by as many processes as help, or one batch again."""
 
     def prepare(setting: Setting) -> Step:
-        clip, size = backbone(setting), features.BATCH_SIZE[setting.device]
+        clip, size = backbone(setting), feature_store.BATCH_SIZE[setting.device]
         count = 64 if setting.small else COUNT[setting.device]
         rows = photos(setting, scratch())().rows
         rows = select(rows, np.arange(count) % len(rows))
-        dataset = data.ImageDataset(rows, range(count), clip.preprocessing, 0)
+        dataset = datasets.ImageDataset(rows, range(count), clip.preprocessing, 0)
         ready = dataset.take(range(size)).inputs.to(setting.device)
 
         def step() -> Seen:
             started, done = time.perf_counter(), 0
-            loader = data.loader(dataset, size, workers=None)
+            loader = loaders.loader(dataset, size, workers=None)
             batches = (batch.inputs for batch in loader) if reads else iter([ready] * (count // size))
             with torch.inference_mode():
                 for pixels in batches:
                     done += len(pixels)
                     on_device = pixels.to(setting.device, non_blocking=True)
                     if encodes:
-                        clip.encode_image(images.normalize(on_device, clip.preprocessing))
+                        clip.encode_image(preprocessing.normalize(on_device, clip.preprocessing))
             if setting.device != "cpu":
                 torch.cuda.synchronize()
             return Seen(done, time.perf_counter() - started)

@@ -14,7 +14,8 @@ from harness import Case, Setting, Side, Step
 import clipdg
 from cases.images import scratch
 from cases.zero_shot import no_bf16
-from clipdg import features, prompts
+from clipdg.runs import feature_store
+from clipdg.text import prompts
 
 
 class Found(NamedTuple):
@@ -35,7 +36,7 @@ def zero_shot(precision: str) -> Callable[[Setting], Step]:
         def step() -> Found:
             shutil.rmtree(place / "cache", ignore_errors=True)
             os.environ["CLIPDG_CACHE"] = str(place / "cache")
-            store = features.FeatureStore()
+            store = feature_store.FeatureStore()
             found = torch.cat([store.encode(backbone, domain) for domain in domains])
             directions = prompts.class_directions(backbone, bench.classes, bench.templates).cpu()  # type: ignore[arg-type]
             labels = torch.cat([torch.from_numpy(domain.rows.labels) for domain in domains])

@@ -14,9 +14,9 @@ from harness import Case, Setting, Side, Step
 from cases._photos import folder
 from cases._towers import backbone
 from cases.images import scratch
-from clipdg import config, features, runner
 from clipdg.benchmarks import folder as benchmark
-from clipdg.session import Session
+from clipdg.runs import config, feature_store, run
+from clipdg.runs.session import Session
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -37,7 +37,7 @@ def one_pass(per_class: int) -> Callable[[Setting], Step]:
 def _one_pass(setting: Setting, per_class: int) -> Step:
     clip = backbone(setting)
     domains = benchmark.build(benchmark.Config(), str(photos(setting, scratch(), per_class))).domains.values()
-    size = features.BATCH_SIZE[setting.device]
+    size = feature_store.BATCH_SIZE[setting.device]
     count = sum(len(domain.rows) for domain in domains)
     ready = torch.stack([clip.preprocess(next(iter(domains)).rows.image(i % 14)) for i in range(size)]).to(
         setting.device
@@ -63,12 +63,12 @@ def study(methods: Sequence[Mapping[str, Any]], per_class: int) -> Callable[[Set
         def step() -> int:
             shutil.rmtree(place / "cache", ignore_errors=True)
             os.environ["CLIPDG_CACHE"] = str(place / "cache")
-            session = Session(store=features.FeatureStore())
+            session = Session(store=feature_store.FeatureStore())
             for method in methods:
                 for seed in SEEDS:
                     values = {"benchmark": {"name": "folder", "root": str(root)}, "method": dict(method), "seed": seed}
                     values["backbone"] = {"name": clip.name, "weights": f"random:{setting.seed}"}
-                    runner.run(config.load(values=values), session=session)
+                    run.run(config.load(values=values), session=session)
             return session.store.num_encoded
 
         return step

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import clipdg
-from clipdg import data, images, trainer
-from clipdg.classifier import Classifier
-from clipdg.core import Benchmark
+from clipdg.core.benchmark import Benchmark
+from clipdg.data import datasets, preprocessing
 from clipdg.methods import erm
+from clipdg.training import trainer
+from clipdg.training.classifier import Classifier
 
 CLASSES = tuple(f"class {i}" for i in range(7))  # as many as PACS has
 STEPS, DOMAINS, PER_DOMAIN = 6, 3, 4
@@ -30,14 +31,14 @@ class Batches:
         num = DOMAINS * PER_DOMAIN
         domains = torch.arange(DOMAINS).repeat_interleave(PER_DOMAIN).to(device)
 
-        def batch() -> data.Batch:
+        def batch() -> datasets.Batch:
             pixels = torch.randint(256, (num, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
             labels = torch.randint(len(CLASSES), (num,), generator=generator).to(device)
-            return data.Batch(pixels, labels, domains, torch.arange(num, device=device))
+            return datasets.Batch(pixels, labels, domains, torch.arange(num, device=device))
 
         self.batches = [batch() for _ in range(STEPS)]
 
-    def __iter__(self) -> Iterator[data.Batch]:
+    def __iter__(self) -> Iterator[datasets.Batch]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ def by_hand(name: str) -> Any:
             adam = torch.optim.Adam(trained, SETTINGS.lr)
             losses = []
             for batch in batches:
-                features = tower.encode_image(images.normalize(batch.inputs, tower.preprocessing))
+                features = tower.encode_image(preprocessing.normalize(batch.inputs, tower.preprocessing))
                 loss = F.cross_entropy(last(features), batch.labels)
                 adam.zero_grad()
                 loss.backward()

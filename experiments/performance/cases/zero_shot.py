@@ -9,7 +9,7 @@ import torch
 from harness import Case, Setting, Side, Step
 
 from cases._towers import backbone, imagenet_classes, imagenet_templates
-from clipdg import prompts
+from clipdg.text import prompts
 
 Directions = dict[int, torch.Tensor]  # by the number of the class
 
@@ -65,8 +65,8 @@ def lowest_cosine(outcomes: Sequence[Directions]) -> dict[str, float]:
 
 
 def no_bf16(setting: Setting) -> str | None:
-    from clipdg.errors import ConfigError
-    from clipdg.placement import resolve
+    from clipdg.core.errors import ConfigError
+    from clipdg.weights.precision import resolve
 
     try:
         resolve("bf16", setting.device)

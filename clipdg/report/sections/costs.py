@@ -1,0 +1,87 @@
+"""What each method cost: seconds, images a second, memory and learnt parameters, from the records' timing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from clipdg.records.record import Record
+from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.tables import Study
+
+HEADS = ("method", "runs", "fit, s", "whole run, s", "fitted, images/s", "tested, images/s", "peak memory, MiB",
+         "learnt parameters", "device")  # fmt: skip
+
+
+def section(study: Study) -> Section | None:
+    """None if no record says how long it took."""
+    rows = []
+    for row in study.rows:
+        timings = [r.content["timing"] for r in row.records]
+        devices = dict.fromkeys(_device(r) for r in row.records)
+        rows.append(
+            (
+                Shown(row.label, row.label),
+                Shown(str(len(row.records)), len(row.records)),
+                _middle([t.get("fit_seconds") for t in timings], 1),
+                _middle([t.get("seconds") for t in timings], 1),
+                _middle([_fitted(r) for r in row.records], 0),
+                _middle([_rate(r) for r in row.records], 0),
+                _middle([t.get("peak_memory_mib") for t in timings], 0),
+                _middle([t.get("trainable_parameters") for t in timings], 0),
+                Shown("; ".join(devices), "; ".join(devices)),
+            )
+        )
+    if not any(x.value is not None for row in rows for x in row[2:4]):
+        return None
+    empty = {i for i in range(2, 8) if all(row[i].value is None for row in rows)}
+    kept = [i for i in range(len(HEADS)) if i not in empty]
+    sheet = Sheet(
+        tuple(HEADS[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        tuple(place for place, i in enumerate(kept) if 0 < i < 8),
+    )
+    caption = (
+        "Median over a row's runs, [lowest, highest] where they differ. Whole run: without start-up; images that were "
+        "already encoded count as nothing. Fitted: images that a fit by gradient descent saw over the seconds that it "
+        "took, without evaluations on its way. Tested: evaluated images over the seconds that evaluation took; both "
+        "are from stored features unless the backbone is trained. Peak memory: of the device, or of the process on a "
+        "CPU, the largest where several shared the fit. Seconds of different devices, or of a machine with other work, "
+        "cannot be compared."
+    )
+    return Section("costs", "What it cost", caption, sheet)
+
+
+def _middle(values: Sequence[float | None], decimals: int) -> Shown:
+    there = [float(v) for v in values if v is not None]
+    if not there:
+        return Shown("", None)
+    middle, low, high = (f"{x:,.{decimals}f}" for x in (median(there), min(there), max(there)))
+    return Shown(middle if low == high else f"{middle} [{low}, {high}]", round(median(there), 6))
+
+
+def _fitted(record: Record) -> float | None:
+    """Images a second of a fit by gradient descent; none of what is solved for, which is after no update."""
+    rate: float | None = record.content["timing"].get("images_per_second")
+    return rate if any(e["step"] for e in record.evaluations) else None
+
+
+def _rate(record: Record) -> float | None:
+    """Images a second in evaluation; an image counts once, however many splits it is in, for each alpha of a curve."""
+    timing = record.content["timing"]
+    if timing.get("seconds") is None:
+        return None
+    seconds = timing["seconds"] - (timing.get("fit_seconds") or 0.0)
+    tested = {(e["domain"], e["split"]): e["num_images"] for e in record.evaluations}
+    splits = record.content["data"]["num_images"]
+    images = sum(n for (domain, split), n in tested.items() if split in splits.get(domain, ()))
+    times = len({e["alpha"] for e in record.content.get("curve", ())}) or 1
+    return times * images / seconds if seconds > 0 and images else None
+
+
+def _device(record: Record) -> str:
+    timing = record.content["timing"]
+    threads = timing.get("threads")
+    name = str(timing.get("device", "not said"))
+    name = name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{name}; fitted by {timing['processes']} processes" if "processes" in timing else name

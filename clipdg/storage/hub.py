@@ -1,0 +1,149 @@
+"""Asking the Hugging Face hub with patience, and saying in one sentence why something cannot be had.
+
+A busy or broken network is tried five times; a server that says when to come back is obeyed.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TypeVar
+
+from clipdg.core.errors import ConfigError, NetworkError, StorageError
+
+TRIES = 5
+LONGEST_WAIT = 60.0  # seconds
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answer later
+
+Say = Callable[[str], None]
+Found = TypeVar("Found")
+
+
+class Patience:
+    """Calls for ``needs`` (a backbone, a data set), which messages begin with; ``say`` is told of every new try."""
+
+    def __init__(self, needs: str, say: Say | None = None) -> None:
+        self.needs, self.say = needs, say or (lambda _: None)
+
+    def ask(self, what: str, where: Path, call: Callable[[], Found]) -> Found:
+        """What ``call`` returns; ``what`` is asked for and ``where`` is the place in which it would be.
+
+        A file that a repository does not have passes through as RemoteEntryNotFoundError. Raises ConfigError if there
+        is no such repository or revision, NetworkError if it cannot be reached, StorageError for a full or closed disk.
+        """
+        from huggingface_hub import errors
+
+        wait = 1.0
+        for attempt in range(1, TRIES + 1):
+            try:
+                return call()
+            except errors.RemoteEntryNotFoundError:
+                raise
+            except errors.GatedRepoError as error:
+                raise ConfigError(
+                    f"{self.needs} needs {what}, which is only for those who accepted its terms; "
+                    "accept them on its page and set HF_TOKEN"
+                ) from error
+            except errors.RevisionNotFoundError as error:
+                raise ConfigError(f"{self.needs} needs {what}, and there is no such revision") from error
+            except errors.RepositoryNotFoundError as error:
+                raise ConfigError(
+                    f"{self.needs} needs {what}, and there is no such repository; if it is private, set HF_TOKEN"
+                ) from error
+            except Exception as error:
+                if is_offline():
+                    raise self.offline(what, where) from error
+                reason = _passing(error)
+                if reason is None:
+                    raise
+                asked = _retry_after(error)
+                if attempt == TRIES or (asked or 0.0) > LONGEST_WAIT:
+                    later = "" if asked is None else f"; the server asks to wait {asked:.0f} s"
+                    tries = "1 try" if attempt == 1 else f"{attempt} tries"
+                    raise NetworkError(
+                        f"{self.needs} needs {what}, which is not in {where} and could not be downloaded in {tries}: "
+                        f"{reason}{later}; run this again later"
+                    ) from error
+                pause = wait if asked is None else asked
+                self.say(f"{what}: {reason}; try {attempt + 1} of {TRIES} in {pause:.0f} s")
+                time.sleep(pause)
+                wait = min(2 * wait, LONGEST_WAIT)
+        raise AssertionError("the last try returns or raises")
+
+    def offline(self, what: str, where: Path) -> NetworkError:
+        return NetworkError(
+            f"{self.needs} needs {what}, which is not in {where}, and HF_HUB_OFFLINE is set; unset it, or fetch where "
+            "there is a network and copy that folder"
+        )
+
+
+def _passing(error: Exception) -> str | None:
+    """What is wrong with the network, if it may pass; None if the error is of another kind.
+
+    Raises StorageError for a disk that is full or closed, NetworkError for an answer that will not change.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for each in _chain(error):
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise StorageError(f"cannot write {each.filename or 'the cache'}: {each.strerror}") from error
+    statuses = [status for each in _chain(error) if (status := _status(each)) is not None]
+    if statuses and statuses[0] not in BUSY:
+        raise NetworkError(
+            f"the download was refused with status {statuses[0]}; check HF_TOKEN and the proxy"
+        ) from error
+    if statuses:
+        return f"status {statuses[0]}"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "no connection"
+    network = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore")
+    cut = isinstance(error, RuntimeError) and "hash" in str(error)
+    return "it arrived cut or changed" if cut else type(error).__name__ if network else None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of huggingface_hub's or urllib's error."""
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
+    return status if isinstance(status, int) else None
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Seconds that the server asks to wait, given as a number or a date."""
+    for each in _chain(error):
+        headers = getattr(getattr(each, "response", each), "headers", None)
+        value = headers.get("Retry-After") if headers is not None else None
+        if value is None:
+            continue
+        if value.strip().isdigit():
+            return float(value)
+        try:
+            return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        except (TypeError, ValueError):
+            return None
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def at(repository: str, revision: str | None) -> str:
+    return f"{repository}@{revision}" if revision else repository
+
+
+def hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

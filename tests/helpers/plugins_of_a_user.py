@@ -1,0 +1,86 @@
+"""A benchmark and a method of a user's own, by dotted path, which worker processes can import: nothing here is a test.
+
+``benchmark=plugins_of.a_user``, see conftest.py, is three colours in two domains, each left out once; the method of the
+same name can be made to fail as runs fail.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
+from clipdg.core.errors import DivergedError, UnsafeError
+from clipdg.data.rows import ArrayRows
+
+TRAINS = "nothing"
+NEEDS_TEXT = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of the method, and of the benchmark, which has no settings."""
+
+    how: str = "well"
+    once: str = ""  # a file that is there after the first attempt
+    scale: float = 1.0
+
+
+class Method(nn.Module):
+    def __init__(self, config: Config, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("weight", torch.randn(dim, num_classes, generator=generator))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.config.scale * features @ self.weight  # type: ignore[operator, no-any-return]
+
+
+def build(config: Config, *rest: Any) -> Any:
+    if isinstance(rest[0], str | None) and len(rest) == 1:
+        return benchmark()
+    backbone, of = rest
+    first = not config.once or not Path(config.once).exists()
+    if config.once:
+        Path(config.once).touch()
+    if first:
+        _fail(config.how)
+    return Method(config, backbone.embed_dim, len(of.classes))
+
+
+def _fail(how: str) -> None:
+    if how == "killed":
+        os.write(2, b"the last words\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "slow":
+        time.sleep(60)
+    if how == "bug":
+        raise RuntimeError("a bug of the method")
+    if how == "oom":
+        torch.empty(2**60, dtype=torch.uint8)
+    if how == "diverged":
+        raise DivergedError("the loss is nan at step 3")
+    if how == "refused":
+        raise UnsafeError("weights.pt could run code")
+
+
+def benchmark() -> Benchmark:
+    rng = np.random.default_rng(0)
+    domains = {}
+    for name, low, high in (("bright", 150, 250), ("dark", 50, 120)):
+        labels = np.repeat(np.arange(3), 12)
+        images = rng.integers(0, 30, (36, 32, 32, 3)).astype(np.uint8)
+        for i, label in enumerate(labels):
+            images[i, 8:24, 8:24, label] = rng.integers(low, high, (16, 16))
+        domains[name] = Domain(name, ArrayRows(images, labels, [f"{name}/{i}" for i in range(36)]), noun=name)
+    classes = ("red square", "green square", "blue square")
+    return Benchmark("squares", classes, domains, leave_one_out(["bright", "dark"]), ("a {}",))
