@@ -28,9 +28,9 @@ import numpy as np
 
 from clipdg.core import plugins
 from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
+from clipdg.core.download_source import Hub, Source
 from clipdg.core.errors import ConfigError, DataError
-from clipdg.data.download_source import Source
-from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.data.rows import Table, TableRows, open_table
 
 Protocol = Literal["domainbed", "dassl"]
 Found = TypeVar("Found")

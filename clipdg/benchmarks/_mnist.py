@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdg.benchmarks._digits import Digits
+from clipdg.core.download_source import Hub, Source
 from clipdg.core.errors import DataError
 from clipdg.data import decode
-from clipdg.data.download_source import Source
-from clipdg.data.rows import Hub, Table, open_table
+from clipdg.data.rows import Table, open_table
 from clipdg.storage import cache_folder
 from clipdg.storage.publish import digest, publish
 

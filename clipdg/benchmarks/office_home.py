@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
-from clipdg.data.download_source import Source
-from clipdg.data.rows import Hub
+from clipdg.core.download_source import Hub, Source
 
 # In ImageFolder's order, capitals first: TV stands before Table.
 FOLDERS = (

@@ -35,9 +35,10 @@ import numpy as np
 
 from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
 from clipdg.core.benchmark import Benchmark, Domain
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.plugins import nearest
-from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.data.rows import Table, TableRows, open_table
 from clipdg.data.rows.folder import open_listed
 
 SPLITS = ("train", "val", "test")

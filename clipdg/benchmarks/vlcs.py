@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
-from clipdg.data.download_source import Source
+from clipdg.core.download_source import Source
 
 VLCS = DomainSet(
     name="vlcs",

@@ -11,7 +11,7 @@ from clipdg.cli.console import app, say
 from clipdg.core.errors import ConfigError, NetworkError
 
 if TYPE_CHECKING:
-    from clipdg.data.download_source import Source
+    from clipdg.core.download_source import Source
 
 
 @app.command()

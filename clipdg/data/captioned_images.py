@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import DataError
 from clipdg.core.model import Preprocessing
 from clipdg.data.decode import ENDINGS, decode
 from clipdg.data.preprocessing import to_uint8
-from clipdg.data.rows import Hub, Table, open_table
+from clipdg.data.rows import Table, open_table
 from clipdg.data.rows.shards import open_shards
 from clipdg.storage.publish import canonical
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdg.core import plugins
+from clipdg.core.download_source import Source
 from clipdg.core.errors import ConfigError
-from clipdg.data.download_source import Source
 from clipdg.data.rows import open_table
 from clipdg.storage.hub import Patience, Say, at, hub_cache, is_offline
 from clipdg.weights.files import seed_of

@@ -20,11 +20,12 @@ from clipdg.benchmarks import imagenet
 from clipdg.benchmarks.imagenet.classes import classes, objectnet_classes, subset, templates
 from clipdg.benchmarks.imagenet.labels import labels_of
 from clipdg.core.benchmark import Benchmark, Domain, Shift
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.model import ClipBackbone
 from clipdg.data import datasets, splits
 from clipdg.data.datamodule import DataModule
-from clipdg.data.rows import Hub, open_table
+from clipdg.data.rows import open_table
 from clipdg.records import evaluations
 from clipdg.report import tables
 from clipdg.runs import config

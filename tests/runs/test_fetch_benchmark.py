@@ -13,8 +13,8 @@ import pytest
 from clipdg import cli
 from clipdg.benchmarks import colored_mnist
 from clipdg.core import plugins
+from clipdg.core.download_source import Source
 from clipdg.core.errors import ConfigError, NetworkError
-from clipdg.data.download_source import Source
 from clipdg.runs import fetch
 
 LOCAL_ONLY = ("terra_incognita", "vlcs")

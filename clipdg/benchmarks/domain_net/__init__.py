@@ -17,8 +17,7 @@ from pathlib import Path
 from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
-from clipdg.data.download_source import Source
-from clipdg.data.rows import Hub
+from clipdg.core.download_source import Hub, Source
 
 _FOLDERS = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel

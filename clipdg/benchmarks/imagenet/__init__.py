@@ -36,10 +36,10 @@ from clipdg.benchmarks.imagenet.classes import classes, subset, templates
 from clipdg.benchmarks.imagenet.labels import LEFT_OUT, labels_of
 from clipdg.benchmarks.imagenet.sets import BY_DEFAULT_FROM_HUB, CORRUPTED, SETS, SEVERITIES, TRAIN, ImageSet
 from clipdg.core.benchmark import Benchmark, Domain, Shift, Subset
+from clipdg.core.download_source import Hub, Source
 from clipdg.core.errors import ConfigError
 from clipdg.core.plugins import nearest
-from clipdg.data.download_source import Source
-from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.data.rows import Table, TableRows, open_table
 from clipdg.records.statistics import ALEXNET_ERRORS
 
 SOURCE = "imagenet"

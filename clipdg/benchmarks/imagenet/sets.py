@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdg.data.rows import Hub
+from clipdg.core.download_source import Hub
 
 
 @dataclass(frozen=True)

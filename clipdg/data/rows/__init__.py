@@ -14,14 +14,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.data.decode import ENDINGS
 from clipdg.data.rows import arrow, folder, shards
 from clipdg.data.rows.folder import FolderTable
-from clipdg.data.rows.hub import Hub, open_hub
+from clipdg.data.rows.hub import open_hub
 from clipdg.data.rows.table import ArrayRows, Table, TableRows, fingerprint, select
 
-__all__ = ["ArrayRows", "FolderTable", "Hub", "Table", "TableRows", "fingerprint", "open_table", "select"]
+__all__ = ["ArrayRows", "FolderTable", "Table", "TableRows", "fingerprint", "open_table", "select"]
 
 
 def open_table(root: str | Path | None, hub: Hub | None = None) -> Table:

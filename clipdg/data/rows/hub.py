@@ -11,10 +11,11 @@ all of it, remembered by the commit. What cannot be had in this way is refused: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ClipdgError, ConfigError, DataError
 from clipdg.data.rows import arrow, shards
 from clipdg.data.rows.file_facts import Memory
@@ -24,25 +25,6 @@ from clipdg.storage.hub import Patience, at, hub_cache, is_offline
 from clipdg.storage.publish import digest
 
 _COMMIT_DIGITS = 40
-
-
-@dataclass(frozen=True)
-class Hub:
-    """``revision``: a commit, branch or tag; None is the newest. ``split``: None is the only one there is.
-
-    ``data_files``: paths in the repository, ``*`` allowed, in the place of what its card says of config and split.
-    """
-
-    repository: str
-    revision: str | None = None
-    config: str | None = None
-    split: str | None = None
-    data_files: tuple[str, ...] = ()
-    streaming: bool = False
-
-    def __str__(self) -> str:
-        commit = f" at {self.revision[:7]}" if self.revision else ""
-        return f"{self.repository}{commit}" + (f", split {self.split}" if self.split else "")
 
 
 def open_hub(hub: Hub) -> Table:

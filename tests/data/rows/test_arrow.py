@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import DataError
-from clipdg.data.rows import Hub, Table, open_table
+from clipdg.data.rows import Table, open_table
 from clipdg.data.rows.stream import StreamTable
 
 GIVEN = layouts.samples()

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image, ImageFile
 
 import clipdg
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import DataError
 from clipdg.core.model import Preprocessing
 from clipdg.data import datasets, loaders
-from clipdg.data.rows import Hub, TableRows, open_table
+from clipdg.data.rows import TableRows, open_table
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 SPEC = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

@@ -17,8 +17,9 @@ import pytest
 from huggingface_hub import constants
 
 import clipdg
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError, NetworkError
-from clipdg.data.rows import Hub, open_table
+from clipdg.data.rows import open_table
 
 COMMITS = ("a" * 40, "b" * 40)
 GIVEN = layouts.samples()

@@ -11,9 +11,10 @@ import layouts
 import numpy as np
 import pytest
 
+from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.data import decode
-from clipdg.data.rows import Hub, Table, TableRows, open_table
+from clipdg.data.rows import Table, TableRows, open_table
 from clipdg.data.rows.stream import StreamTable
 
 GIVEN = layouts.samples()
