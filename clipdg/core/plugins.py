@@ -124,7 +124,7 @@ class Method(Generic[C, M]):
         merged           (backbone, before): ``before`` with what the backbone learnt, without modules put into it
 
     Test-time adaptation:
-        adapts           the logits of an image may depend on other images of its domain. Such a method gets each domain's
+        adapts           an image's logits may depend on other images of its domain. Such a method gets each domain's
                          images as one stream in a seeded order, and for every domain a copy of the module as it was
                          after the fit; without it, logits that depend on other images are refused
         begin_domain     (module, name): told when a domain's stream begins
