@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # (N, 3, S, S) uint8, to be normalised on the device by images.normalize; or (N, D) features
     labels: Tensor  # (N,) int64
-    domains: Tensor  # (N,) int64, the domain's place in the benchmark
+    domains: Tensor | None  # (N,) int64, the domain's place in the benchmark; None where a script's loader has none
     indices: Tensor  # (N,) int64, row of that domain
     splits: Tensor | None = None  # (N,) int64, number of the split among those that the loader mixes
 

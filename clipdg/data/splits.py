@@ -151,3 +151,23 @@ def check_shift(benchmark: Benchmark, shift: Shift) -> None:
                 f"{name} is for evaluation only: its licence forbids to fit or to choose anything on it; "
                 "it can be a target and no source"
             )
+
+
+def with_pools(
+    benchmark: Benchmark,
+    shift: Shift,
+    shots: int | None,
+    seed: int,
+    holdout: float = 0.2,
+    picks: Picks | None = None,
+) -> tuple[Benchmark, tuple[str, ...]]:
+    """The benchmark in which the shift's sources have the images of their pools that a run needs, and which these are.
+
+    Raises DataError; see ``with_pool``.
+    """
+    domains, drawn = dict(benchmark.domains), []
+    for index, (name, domain) in enumerate(benchmark.domains.items()):
+        if domain.pool is not None and name in shift.sources:
+            domains[name] = with_pool(domain, index, benchmark.classes, shots, seed, holdout, picks)
+            drawn.append(name)
+    return replace(benchmark, domains=domains), tuple(drawn)

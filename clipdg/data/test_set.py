@@ -1,4 +1,4 @@
-"""TODO clipdg.data.test_set."""
+"""What a test loader holds, and how it is evaluated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TestSet:
     """What one test loader holds: images of ``domain``, each in one of ``splits``.
 
     ``subset``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
-    ``whole``: also evaluate all splits together, as the split "all". ``views``: also evaluate the images of the split
+    ``whole``: also evaluate all splits together, as the split "all". ``class_subsets``: also evaluate the images of the split
     "test", or all if there is none, that are of these classes, among these classes, under these names.
     """
 
@@ -23,8 +23,8 @@ class TestSet:
     splits: tuple[str, ...]
     subset: Subset | None = None
     whole: bool = False
-    views: Mapping[str, Subset] = field(default_factory=dict)
+    class_subsets: Mapping[str, Subset] = field(default_factory=dict)
 
     @property
     def evaluations(self) -> tuple[str, ...]:
-        return (*self.splits, *(("all",) if self.whole else ()), *self.views)
+        return (*self.splits, *(("all",) if self.whole else ()), *self.class_subsets)

@@ -1,1 +1,1 @@
-"""TODO room clipdg.evaluation."""
+"""One way to evaluate: for a script, for a run and in the middle of a fit."""

@@ -32,6 +32,7 @@ CAME_LATER: Mapping[str, object] = {
     "fit.average_from": 0,
     "fit.ema_decay": 0.999,
     "fit.views": 0,
+    "metrics": [],
 }
 CAME_LATER_IN: Mapping[str, Mapping[str, object]] = {  # the same of one method, where others had such a setting before
     "linear_probe": {"method.sweep": False, "method.refit": True, "method.start": "zeros", "method.solver": "lbfgs",

@@ -52,6 +52,18 @@ class Record:
 
     content: Mapping[str, Any]
 
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Record:
+        return cls(content)
+
+    @property
+    def seeded(self) -> tuple[str, ...]:
+        return tuple(self.content["seeded"])
+
+    @property
+    def kept(self) -> Any:
+        return self.content.get("kept")
+
     @property
     def run_id(self) -> str:
         return str(self.content["run_id"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,22 +12,20 @@ from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.records.identity import CAME_LATER
-from clipdg.runs import config
+from clipdg.runs.config import RunSettings
 from clipdg.weights import finetuned_tower, precision
 
+Method = plugins.Method[Any, Any]
 
-def how_of(values: Mapping[str, Any], method: ModuleType) -> Fit | None:
+
+def fit_of(settings: RunSettings, method: Method) -> Fit | None:
     """How parameters are found by gradient descent; None if they are solved for, or if there are none."""
-    if not hasattr(method, "fit"):
-        return None
-    found: Fit | None = method.fit(config.plugin_config("method", values["method"]))
-    if found is None:
-        return None
-    given = {k: v for k, v in values["fit"].items() if v is not None}
-    return dataclasses.replace(found, **given)
+    found = method.fit_of(settings.method.own)
+    return None if found is None else settings.fit.over(found)
 
 
 def shifts_of(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
+    """The shifts that a run's ``shift`` names; all of the benchmark's for None. Raises ConfigError if there is none."""
     if name is None:
         return benchmark.shifts
     two = pairs(benchmark)
@@ -46,85 +41,89 @@ def shifts_of(benchmark: Benchmark, name: str | None) -> tuple[Shift, ...]:
     return chosen
 
 
-def check(values: Mapping[str, Any], method: ModuleType, backbone: Backbone) -> None:
+def check(settings: RunSettings, method: Method, backbone: Backbone) -> None:
     """Raises ConfigError for settings of which one makes no sense beside another."""
-    if method.TRAINS == "everything":
-        precision.resolve(values["backbone"]["precision"], next(backbone.parameters()).device, training=True)  # type: ignore[attr-defined]
-    if method.NEEDS_TEXT and not isinstance(backbone, ClipBackbone):
+    if method.trains_backbone:
+        precision.resolve(settings.backbone.precision, next(backbone.parameters()).device, training=True)  # type: ignore[attr-defined]
+    check_text(settings.method.name, method, backbone)
+    if settings.keep_weights and method.trains_backbone:
+        finetuned_tower.library(backbone)
+    fit = fit_of(settings, method)
+    check_objective(settings.objective.name, settings.method.name, method, fit)
+    _check_fit(settings, method, fit)
+
+
+def check_text(name: str, method: Method, backbone: Backbone) -> None:
+    """Raises ConfigError for a method that needs a text encoder, on a backbone without one."""
+    if method.needs_text and not isinstance(backbone, ClipBackbone):
         raise ConfigError(
-            f"{values['method']['name']} needs a text encoder and {backbone.name} has none; "
+            f"{name} needs a text encoder and {backbone.name} has none; "
             "use linear_probe or erm with it, or a CLIP backbone"
         )
-    if values["keep_weights"] and method.TRAINS == "everything":
-        finetuned_tower.library(backbone)
-    _check_objective(values, method)
-    _check_fit(values, method)
 
 
-def _check_objective(values: Mapping[str, Any], method: ModuleType) -> None:
-    name, method_name = values["objective"]["name"], values["method"]["name"]
+def check_objective(name: str, method_name: str, method: Method, fit: Fit | None) -> None:
+    """Raises ConfigError for an objective that the method's fit cannot go down."""
     if name == "erm":
         return
-    objective = plugins.plugin("objectives", name)
-    how, least = how_of(values, method), getattr(objective, "LEAST", 1)
-    if how is None:
+    objective = plugins.objective(name)
+    if fit is None:
         raise ConfigError(f"objective {name} is for what learns by gradient descent, and {method_name} does not")
-    if how.batch_size < least:
+    if fit.batch_size < objective.least:
         raise ConfigError(
-            f"objective {name} needs at least {least} images of each domain in a batch; set method.batch_size={least} "
-            "or more"
+            f"objective {name} needs at least {objective.least} images of each domain in a batch; set "
+            f"method.batch_size={objective.least} or more"
         )
-    if objective.NEEDS == "features" and method.TRAINS != "everything" and not getattr(method, "REPRESENTS", False):
+    if objective.needs == "features" and not method.trains_backbone and not method.represents:
         raise ConfigError(
             f"objective {name} acts on features, which {method_name} leaves as they are; it needs a backbone or an "
             "adapter that learns"
         )
 
 
-def _check_fit(values: Mapping[str, Any], method: ModuleType) -> None:
-    if values["fit"]["views"] and method.TRAINS == "everything":
+def _check_fit(settings: RunSettings, method: Method, fit: Fit | None) -> None:
+    name = settings.method.name
+    if settings.fit.views and method.trains_backbone:
         raise ConfigError(
-            f"fit.views is for features that are stored, and {values['method']['name']} trains the encoder; "
-            "use method.augment"
+            f"fit.views is for features that are stored, and {name} trains the encoder; use method.augment"
         )
-    changed = [f"fit.{k}" for k, v in values["fit"].items() if v != CAME_LATER[f"fit.{k}"]]
-    if changed and how_of(values, method) is None:
-        name = values["method"]["name"]
+    changed = [f"fit.{k}" for k, v in settings.plain["fit"].items() if v != CAME_LATER[f"fit.{k}"]]
+    if changed and fit is None:
         raise ConfigError(f"{changed[0]} is for what learns by gradient descent, and {name} does not")
-    average = values["fit"]["average"]
-    if average == "none" and "fit.average_from" in changed:
+    if settings.fit.average == "none" and "fit.average_from" in changed:
         raise ConfigError("fit.average_from is for weights that are averaged; give fit.average=swa or ema")
-    if average != "ema" and "fit.ema_decay" in changed:
+    if settings.fit.average != "ema" and "fit.ema_decay" in changed:
         raise ConfigError("fit.ema_decay is of a decaying average; give fit.average=ema")
-    _check_devices(values, method)
-    if values["fit"]["precision"] == "fp16" and not torch.cuda.is_available():
+    if fit is not None:  # what is solved for is solved by one process
+        _check_devices(settings)
+    if settings.fit.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("fit.precision=fp16 is for GPUs, a CPU has no fast arithmetic for it; use fp32 or bf16")
 
 
-def _check_devices(values: Mapping[str, Any], method: ModuleType) -> None:
-    num, strategy = values["devices"], values["strategy"]
-    if num == 1 or how_of(values, method) is None:  # what is solved for is solved by one process
+def _check_devices(settings: RunSettings) -> None:
+    if settings.devices == 1:
         return
     there = torch.cuda.device_count()
-    if there and num > there:
-        raise ConfigError(f"devices is {num} and this machine has {there} GPU{'s' * (there > 1)}")
-    if values["objective"]["name"] != "erm":
+    if there and settings.devices > there:
+        raise ConfigError(f"devices is {settings.devices} and this machine has {there} GPU{'s' * (there > 1)}")
+    if settings.objective.name != "erm":
         raise ConfigError(
-            f"objective {values['objective']['name']} is computed over whole batches, which several devices do not "
+            f"objective {settings.objective.name} is computed over whole batches, which several devices do not "
             "see; set devices=1"
         )
-    if strategy == "fsdp" and not there:
+    if settings.strategy == "fsdp" and not there:
         raise ConfigError("strategy=fsdp is for GPUs; use ddp")
-    if strategy == "fsdp" and (values["fit"]["checkpoint_every"] or values["fit"]["average"] != "none"):
+    if settings.strategy == "fsdp" and (settings.fit.checkpoint_every or settings.fit.average != "none"):
         raise ConfigError(
             "strategy=fsdp has no process that holds the whole model on the way of a fit, which "
             "fit.checkpoint_every and fit.average need; use ddp"
         )
 
 
-def check_average(how: Fit, num_updates: int) -> None:
-    if how.average != "none" and how.average_from >= num_updates:
+def check_average(fit: Fit, num_updates: int) -> None:
+    """Raises ConfigError for an average over the end of a fit that is shorter."""
+    if fit.average != "none" and fit.average_from >= num_updates:
         raise ConfigError(
-            f"fit.average_from is {how.average_from:,} and the fit has {num_updates:,} updates, of which none would be "
+            f"fit.average_from is {fit.average_from:,} and the fit has {num_updates:,} updates, of which none would be "
             "averaged; give fewer"
         )

@@ -1,4 +1,4 @@
-"""RunConfig: YAML and ``key=value`` -> a typed, checked configuration.
+"""Settings of a run: YAML and ``key=value`` -> a typed, checked value.
 
 The schema of ``benchmark``, ``backbone``, ``method`` and ``objective`` is their plug-in's ``Config`` dataclass beside
 the fields below, so a key that there is not, a value of the wrong type and a number out of range are refused before
@@ -23,32 +23,36 @@ from typing import Any
 
 from clipdg.core import plugins
 from clipdg.core.errors import ConfigError
+from clipdg.core.fit import Fit
+from clipdg.core.plugins import NoSettings
 from clipdg.records.identity import flatten, identity
 
-NAMED = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods", "objective": "objectives"}
+KIND_OF = {"benchmark": "benchmarks", "backbone": "backbones", "method": "methods", "objective": "objectives"}
 
 
-@dataclass
-class BenchmarkConfig:
+@dataclass(frozen=True)
+class BenchmarkSettings:
     """``root``: a local folder in the place of the benchmark's own source. ``skip``: a list of images to leave out.
 
-    ``half``: base or new classes alone, see halves.py.
+    ``half``: base or new classes alone, see data/base_to_new.py. ``own``: the settings of the benchmark's plug-in.
     """
 
     name: str = "miniatures"
     root: str | None = None
     skip: str | None = None
     half: typing.Literal["all", "base", "new"] = "all"
+    own: Any = NoSettings()
 
 
-@dataclass
-class BackboneConfig:
+@dataclass(frozen=True)
+class BackboneSettings:
     """``name``: "tiny", "open_clip:ViT-B-32-quickgelu". ``weights``: a tag, repository, file or "random:SEED".
 
     ``precision``: of the frozen weights; what is learnt is fp32. ``compile``: the image tower, by torch.compile.
     ``pixels``: resized exactly as the weights' own library does, or in half the time a level of 255 off here and there,
     two at most; what torch does not do so well stays exact.
     ``features``: of a CLIP, after its projection or before it, where only methods without texts can be.
+    ``own``: the settings of the family's plug-in.
     """
 
     name: str = "tiny"
@@ -57,21 +61,28 @@ class BackboneConfig:
     compile: bool = False
     pixels: typing.Literal["exact", "fast"] = "exact"
     features: typing.Literal["projected", "penultimate"] = "projected"
+    own: Any = NoSettings()
 
 
-@dataclass
-class MethodConfig:
+@dataclass(frozen=True)
+class MethodSettings:
+    """``own``: the settings of the method's plug-in, a value of its ``config`` type."""
+
     name: str = "zero_shot"
+    own: Any = NoSettings()
 
 
-@dataclass
-class ObjectiveConfig:
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """``own``: the settings of the objective's plug-in."""
+
     name: str = "erm"
+    own: Any = NoSettings()
 
 
-@dataclass
-class FitConfig:
-    """Of any fit by gradient descent, whatever its method; see core.Fit. None: as the method has it.
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of any fit by gradient descent, whatever its method; see core/fit.py. None: as the method has it.
 
     ``checkpoint_every``: every domain is evaluated after the first update and then every so many, as DomainBed does,
     and these evaluations stand in the record beside the last one. ``views``: of each image, so many random crops and
@@ -89,17 +100,14 @@ class FitConfig:
     ema_decay: float = field(default=0.999, metadata={"min": 0.0, "max": 1.0})
     views: int = field(default=0, metadata={"min": 0, "max": 1000})
 
-
-BASES: dict[str, Any] = {
-    "benchmark": BenchmarkConfig,
-    "backbone": BackboneConfig,
-    "method": MethodConfig,
-    "objective": ObjectiveConfig,
-}
+    def over(self, fit: Fit) -> Fit:
+        """``fit`` with what is set here in place of what the method has."""
+        given = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
+        return dataclasses.replace(fit, **given)
 
 
-@dataclass
-class RunConfig:
+@dataclass(frozen=True)
+class RunSettings:
     """One run. ``shift``: None for every shift of the benchmark, one record each; "pairs" for every two domains that it
     may leave out together ("a+b"). ``shots``: None for all images.
 
@@ -107,13 +115,17 @@ class RunConfig:
     ``keep_weights``: of a trained image tower, as files beside the record; what is learnt on a frozen one always is.
     ``devices``: GPUs, or processes on a CPU, that share a fit by gradient descent. They change it by rounding, and by
     what each draws itself (dropout, light augmentation). ``strategy``: each holds the whole model, or (fsdp) a part.
+    ``metrics``: metrics of one's own, dotted paths, beside the built-in ones.
+
+    ``plain``: the same as plain containers, which a record and other processes get; ``seeded``: its keys that follow the
+    seed.
     """
 
-    benchmark: Any = field(default_factory=BenchmarkConfig)
-    backbone: Any = field(default_factory=BackboneConfig)
-    method: Any = field(default_factory=MethodConfig)
-    objective: Any = field(default_factory=ObjectiveConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    method: MethodSettings = MethodSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    fit: FitSettings = FitSettings()
     shift: str | None = None
     shots: int | None = field(default=None, metadata={"min": 1})
     picks: str | None = None
@@ -125,18 +137,34 @@ class RunConfig:
     keep_weights: bool = False
     devices: int = field(default=1, metadata={"min": 1, "max": 64})
     strategy: typing.Literal["ddp", "fsdp"] = "ddp"
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A checked configuration: ``values`` as plain containers, and the keys in it that follow the seed."""
-
-    values: dict[str, Any]
-    seeded: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+    plain: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    seeded: tuple[str, ...] = ("seed",)
 
     def identity(self) -> dict[str, Any]:
         """Flat settings that can change a number."""
-        return identity(self.values)
+        return identity(self.plain)
+
+    def changed(self, **values: Any) -> RunSettings:
+        """The same settings with some of the plain ones replaced."""
+        return from_plain({**self.plain, **values}, self.seeded)
+
+
+PARTS: Mapping[str, Any] = {
+    "benchmark": BenchmarkSettings,
+    "backbone": BackboneSettings,
+    "method": MethodSettings,
+    "objective": ObjectiveSettings,
+}
+_NOT_GIVEN = ("plain", "seeded")  # fields of RunSettings that no file may set
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Settings of any schema, checked: ``values`` as plain containers, and the keys in it that follow the seed."""
+
+    values: dict[str, Any]
+    seeded: tuple[str, ...]
 
 
 def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -148,7 +176,9 @@ def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str
     return merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
 
 
-def load(file: Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Resolved:
+def load(
+    file: Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> RunSettings:
     """Defaults, then the file, then ``values``, then ``key=value`` overrides.
 
     Raises ConfigError naming the key or value that cannot be meant, where it stands and the nearest one that can.
@@ -178,13 +208,43 @@ def _with_file(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "benchmark": {**content, **rest}}
 
 
-def resolve(given: dict[str, Any], where: str = "the settings") -> Resolved:
+def resolve(given: dict[str, Any], where: str = "the settings") -> RunSettings:
     """Check plain settings against the schema that their plug-ins give."""
-    given = {k: {"name": v} if k in NAMED and isinstance(v, str) else v for k, v in given.items()}
-    return check(_schema(given), given, where)
+    given = {k: {"name": v} if k in KIND_OF and isinstance(v, str) else v for k, v in given.items()}
+    checked = check(_schema(given), given, where)
+    return from_plain(checked.values, checked.seeded)
 
 
-def check(schema: Any, given: Mapping[str, Any], where: str = "the settings") -> Resolved:
+def from_plain(values: Mapping[str, Any], seeded: tuple[str, ...]) -> RunSettings:
+    """Typed settings from plain containers that were checked before, here or by another process."""
+    typed: dict[str, Any] = {}
+    for f in dataclasses.fields(RunSettings):
+        if f.name in _NOT_GIVEN or f.name not in values:
+            continue
+        value = values[f.name]
+        if f.name in PARTS:
+            value = _part_of(f.name, value)
+        elif f.name == "fit":
+            value = FitSettings(**value)
+        typed[f.name] = tuple(value) if isinstance(value, list) else value
+    return RunSettings(**typed, plain=dict(values), seeded=seeded)
+
+
+def _part_of(kind: str, settings: Mapping[str, Any]) -> Any:
+    """A named part of a run with its plug-in's settings as a value of the plug-in's own type."""
+    base = PARTS[kind]
+    kit = {f.name for f in dataclasses.fields(base)} - {"own"}
+    own = _config_type(kind, settings["name"])(**{k: v for k, v in settings.items() if k not in kit})
+    return base(**{k: v for k, v in settings.items() if k in kit}, own=own)
+
+
+def _config_type(kind: str, name: str) -> Any:
+    """The type of the settings of the plug-in that ``name`` names. Raises ConfigError if there is none."""
+    definition = plugins.load(KIND_OF[kind], plugin_name(kind, name))
+    return getattr(definition, "config")  # noqa: B009  # each of these four kinds has it
+
+
+def check(schema: Any, given: Mapping[str, Any], where: str = "the settings") -> Checked:
     """Defaults of the dataclass type ``schema`` with ``given`` over them, types and ranges checked."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -203,7 +263,7 @@ def check(schema: Any, given: Mapping[str, Any], where: str = "the settings") ->
     for key, value in flatten(values).items():
         _check_value(key, value, metadata.get(key, {}))
     follow = (k for k, v in raw.items() if isinstance(v, str) and "${seed}" in v)
-    return Resolved(values, ("seed", *sorted(follow)))
+    return Checked(values, ("seed", *sorted(follow)))
 
 
 def plugin_name(kind: str, name: str) -> str:
@@ -211,40 +271,44 @@ def plugin_name(kind: str, name: str) -> str:
     return name.partition(":")[0] if kind == "backbone" else name
 
 
-def plugin_config(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The plug-in's own ``Config`` from settings with the kit's fields beside its own; None if it has none."""
-    module = plugins.plugin(NAMED[kind], plugin_name(kind, settings["name"]))
-    if not hasattr(module, "Config"):
-        return None
-    config = module.Config
-    own = {f.name for f in dataclasses.fields(BASES[kind])}
-    return config(**{k: v for k, v in settings.items() if k not in own})
-
-
 def _schema(given: Mapping[str, Any]) -> Any:
-    """RunConfig as a dataclass type in which each named part has its plug-in's own settings beside the kit's."""
+    """RunSettings as a dataclass type in which each named part has its plug-in's own settings beside the kit's."""
     fields: list[tuple[str, Any, Any]] = []
-    for f in dataclasses.fields(RunConfig):
-        if f.name not in NAMED:
-            fields.append((f.name, typing.get_type_hints(RunConfig)[f.name], _like(f)))
+    hints = typing.get_type_hints(RunSettings)
+    for f in dataclasses.fields(RunSettings):
+        if f.name in _NOT_GIVEN:
             continue
-        node = given.get(f.name, {})
-        if not isinstance(node, Mapping):
-            raise ConfigError(f"{f.name} is {node!r}; give a name ({f.name}=NAME) or settings ({f.name}.key=value)")
-        part = _part(f.name, node)
-        fields.append((f.name, part, field(default_factory=part)))
-    return dataclasses.make_dataclass("RunConfig", fields)
+        if f.name in KIND_OF:
+            node = given.get(f.name, {})
+            if not isinstance(node, Mapping):
+                raise ConfigError(f"{f.name} is {node!r}; give a name ({f.name}=NAME) or settings ({f.name}.key=value)")
+            part = _part_schema(f.name, node)
+            fields.append((f.name, part, field(default_factory=part)))
+        elif f.name == "fit":
+            part = _open(FitSettings, "fit")
+            fields.append((f.name, part, field(default_factory=part)))
+        elif f.name == "metrics":
+            fields.append((f.name, list[str], field(default_factory=list)))
+        else:
+            fields.append((f.name, hints[f.name], _like(f)))
+    return dataclasses.make_dataclass("RunSettings", fields)
 
 
-def _part(kind: str, node: Mapping[str, Any]) -> Any:
-    base = BASES[kind]
+def _part_schema(kind: str, node: Mapping[str, Any]) -> Any:
+    base = PARTS[kind]
     name = str(node.get("name", base().name))
-    module = plugins.plugin(NAMED[kind], plugin_name(kind, name))
-    parts = [base, module.Config] if hasattr(module, "Config") else [base]
+    return _open(base, kind, _config_type(kind, name))
+
+
+def _open(base: Any, name: str, own: Any = NoSettings) -> Any:
+    """A dataclass type that can be filled in, with the fields of ``base`` but "own", and those of ``own``."""
     fields = [
-        (f.name, typing.get_type_hints(part)[f.name], _like(f)) for part in parts for f in dataclasses.fields(part)
+        (f.name, typing.get_type_hints(part)[f.name], _like(f))
+        for part in (base, own)
+        for f in dataclasses.fields(part)
+        if f.name != "own" or part is own
     ]
-    return dataclasses.make_dataclass(kind, fields)
+    return dataclasses.make_dataclass(name, fields)
 
 
 def _like(f: dataclasses.Field[Any]) -> Any:
@@ -290,18 +354,18 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _names_no_part(override: Mapping[str, Any]) -> bool:
-    return not any(k in NAMED and isinstance(v, str) for k, v in override.items())
+    return not any(k in KIND_OF and isinstance(v, str) for k, v in override.items())
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
     for key, value in new.items():
         old = into.get(key)
-        if key in NAMED and isinstance(old, str) and isinstance(value, Mapping):
+        if key in KIND_OF and isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
-        if key in NAMED and isinstance(old, dict) and isinstance(value, str):
+        if key in KIND_OF and isinstance(old, dict) and isinstance(value, str):
             value = {"name": value}
         if isinstance(value, Mapping) and isinstance(old, dict):
-            if key in NAMED and value.get("name", old.get("name")) != old.get("name"):
+            if key in KIND_OF and value.get("name", old.get("name")) != old.get("name"):
                 into[key] = dict(value)
             else:
                 into[key] = old

@@ -1,4 +1,6 @@
-"""The one LightningModule around a backbone and a method, for every mode.
+"""The LightningModule around a backbone and a method: it fits, and hands evaluation to the one evaluator.
+
+``clipdg.coop(…)`` and the other methods make it for scripts, and a run makes the same one from its plan.
 
 Legend: N images, C classes, D features, S pixels a side.
 """
@@ -6,40 +8,59 @@ Legend: N images, C classes, D features, S pixels a side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from clipdg.core import distributed
+from clipdg.core import distributed, plugins
 from clipdg.core.errors import ConfigError, DivergedError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone
 from clipdg.data import preprocessing
+from clipdg.data.datamodule import Batching
+from clipdg.data.datasets import Batch
 from clipdg.data.test_set import TestSet
-from clipdg.evaluation.metrics import Predictions, Scores, Tally, restrict
-from clipdg.objectives.erm import ERM
+from clipdg.evaluation.evaluator import Evaluator, Results, Streams, evaluate
+from clipdg.evaluation.scores import Predictions
+from clipdg.training.random_state import RandomState
 from clipdg.training.schedules import decay_groups, lr_factor
-from clipdg.training.trainer import num_updates
+from clipdg.training.trainer import Until, num_updates, passes, precision_of
+from clipdg.training.weight_averaging import Average
+from clipdg.weights import interpolation
 
 
-@dataclass
-class _Loader:
-    metrics: dict[str, Tally]
-    num_dealt: int | None = None  # samples that are dealt out among processes, of all of them
-    predictions: list[Predictions] = field(default_factory=list)
+def _build_nothing(*_: Any) -> nn.Module:
+    raise AssertionError("a module that is given is not built")
+
+
+# What a module is that comes without a definition, as in a script of one's own: fitted by gradient descent if it is given
+# a Fit, and evaluated in any case.
+PLAIN = plugins.Method(config=plugins.NoSettings, build=_build_nothing, trains="method", fit=lambda _: None)
+PLAIN_BACKBONE = plugins.Method(
+    config=plugins.NoSettings, build=_build_nothing, trains="everything", fit=lambda _: None
+)
+
+
+@dataclass(frozen=True)
+class Minimised:
+    """What a fit goes down: an objective's module and its definition."""
+
+    module: nn.Module
+    definition: plugins.Objective[Any, Any]
 
 
 class Classifier(lightning.LightningModule):
     """Images (N, 3, S, S), or features (N, D) of ``backbone``, -> logits (N, C).
 
     Batches are ``(inputs, labels)`` or ``data.Batch``; uint8 images are normalised here, on the device. The backbone's
-    parameters are frozen and it stays in evaluation mode unless ``trains_backbone``. Checkpoints hold what was learnt
-    and not the frozen backbone.
+    parameters are frozen and it stays in evaluation mode unless the method trains it. Checkpoints hold what was learnt
+    and not a frozen backbone.
+
+    ``results`` and ``predictions`` are those of the last test: (domain, split) -> metrics, and by domain.
     """
 
     def __init__(
@@ -48,70 +69,79 @@ class Classifier(lightning.LightningModule):
         method: nn.Module,
         num_classes: int,
         fit: Fit | None = None,
+        definition: plugins.Method[Any, Any] = PLAIN,
+        config: Any = None,
         *,
-        trains_backbone: bool = False,
-        objective: nn.Module | None = None,
+        objective: Minimised | None = None,
         test_sets: Sequence[TestSet] = (),
+        metrics: Mapping[str, plugins.Metric] | None = None,
         seed: int = 0,
     ) -> None:
-        """``objective``: an objectives/ module; None for the mean cross-entropy."""
+        """``fit``: how parameters are found by gradient descent; None if they are solved for or nothing is learnt.
+
+        ``definition`` and ``config``: what the method is and its settings, as its plug-in's ``build`` made it.
+        ``objective``: None for the mean cross-entropy. ``metrics``: None for the built-in ones.
+        """
         super().__init__()
         assert isinstance(backbone, nn.Module)
-        self.backbone = backbone
-        self.method = method
-        self.num_classes = num_classes
-        self.how = fit
-        self.trains_backbone = trains_backbone
-        self.objective = objective or ERM(fit.label_smoothing if fit is not None else 0.0)
-        self.test_sets = tuple(test_sets)
-        self.results: dict[tuple[str, str], dict[str, float | None]] = {}  # (domain, split) -> metrics, after a test
-        self.predictions: dict[str, Predictions] = {}  # by domain, after a test
-        self.strict_loading = trains_backbone
+        self.backbone, self.method = backbone, method
+        self.num_classes, self.fit_settings = num_classes, fit
+        self.definition, self.config = definition, config
+        self.trains_backbone = definition.trains_backbone
+        self.objective = objective.module if objective else _cross_entropy(fit)
+        self.minimised = objective.definition if objective else plugins.objective("erm")
+        self.test_sets, self.metrics = tuple(test_sets), metrics
+        self.results: Results = {}
+        self.predictions: dict[str, Predictions] = {}
+        self.strict_loading = self.trains_backbone
         self.automatic_optimization = fit is not None
         self.num_steps = 0  # of the last fit
-        self.settings: dict[str, Any] | None = None  # of the method, with its name, where scripts made it by them
+        self.num_images = 0  # that it was fitted on
+        self.settings: dict[str, Any] | None = None  # the method's, with its name, where a script made it by them
         self.classes: tuple[str, ...] = ()  # the same
-        self.num_images = 0  # that it was given
+        self.random_state: RandomState | None = None  # of torch, in which a fit begins; None for whatever it is in
+        self.average = Average.of(fit)
         self._augmentation = torch.Generator().manual_seed(seed)
         self.generators = {"augmentation": self._augmentation}  # part of the state of a fit
         self._solver_data: list[tuple[Tensor, Tensor]] = []
         self._solver_validation: list[tuple[Tensor, Tensor]] = []
         self._is_choosing = False
-        self._loaders: list[_Loader] = []
-        backbone.requires_grad_(trains_backbone)
-        if trains_backbone:
+        self._evaluator: Evaluator | None = None
+        self._stream: tuple[int | None, tuple[nn.Module, ...]] = (None, ())  # in a tuple: no part of this module
+        backbone.requires_grad_(self.trains_backbone)
+        if self.trains_backbone:
             _train_image_tower_alone(backbone)
-            if hasattr(method, "trains"):
+            if (trains := definition.trains_parameter) is not None:
                 for name, parameter in backbone.named_parameters():
-                    parameter.requires_grad_(parameter.requires_grad and method.trains(name))  # type: ignore[operator]
+                    parameter.requires_grad_(parameter.requires_grad and trains(name))
+        # The ends of the line of a method that interpolates. A fit that goes on finds other weights at its beginning.
+        self.before_fit = interpolation.state_of(self) if definition.interpolates is not None else None
+        self.after_fit: interpolation.State | None = None
 
     def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
         """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""
-        return self._logits(inputs if inputs.ndim == 2 else self._features(inputs), domains)
+        return self._classified(self.method, inputs if inputs.ndim == 2 else self._features(inputs), domains)
 
-    def _logits(self, features: Tensor, domains: Tensor | None) -> Tensor:
-        if getattr(self.method, "domain_aware", False):
-            if domains is None:
-                raise ConfigError(
-                    "domain-aware prompts need the domain of each image; give batches of clipdg.data.Batch"
-                )
-            logits: Tensor = self.method(features, domains)
-        else:
-            logits = self.method(features)
+    def _classified(self, method: nn.Module, features: Tensor, domains: Tensor | None) -> Tensor:
+        takes = self.definition.takes_domains
+        if takes is None or not takes(method):
+            logits: Tensor = method(features)
+            return logits
+        if domains is None:
+            raise ConfigError("domain-aware prompts need the domain of each image; give batches of clipdg.data.Batch")
+        logits = method(features, domains)
         return logits
 
-    def _features(self, images_: Tensor) -> Tensor:
+    def _features(self, images: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.trains_backbone and torch.is_grad_enabled()):
-            return self.backbone.encode_image(images_)
+            return self.backbone.encode_image(images)
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         """uint8 images -> normalised ones, augmented while training; everything else as it is."""
         if inputs.dtype != torch.uint8:
             return inputs
-        if self.training and self.how is not None and self.how.augment == "light":
-            return preprocessing.normalize(
-                preprocessing.augment_light(inputs, self._augmentation), self.backbone.preprocessing
-            )
+        if self.training and self.fit_settings is not None and self.fit_settings.augment == "light":
+            inputs = preprocessing.augment_light(inputs, self._augmentation)
         return preprocessing.normalize(inputs, self.backbone.preprocessing)
 
     def train(self, mode: bool = True) -> Classifier:
@@ -120,53 +150,96 @@ class Classifier(lightning.LightningModule):
             self.backbone.eval()
         return self
 
+    @property
+    def batching(self) -> Batching:
+        """How a data module should make the batches."""
+        stream = self.definition.stream_batch
+        refits = self.definition.refits
+        return Batching.of(
+            self.fit_settings,
+            tells_domains=self.minimised.needs != "images",
+            stream_batch=stream(self.config) if stream is not None else None,
+            adapts=self.definition.adapts,
+            refits=refits is not None and refits(self.config),
+        )
+
+    @property
+    def trainer_options(self) -> dict[str, Any]:
+        """What ``lightning.Trainer(**model.trainer_options)`` must be given, so that a script fits as a run does."""
+        fit = self.fit_settings
+        options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+        if fit is None:
+            return options | {"max_epochs": 1}
+        return options | {
+            "max_epochs": fit.epochs if fit.steps is None else fit.steps,  # a pass has one update or more
+            "precision": precision_of(fit),
+            "accumulate_grad_batches": fit.accumulate,
+            "gradient_clip_val": fit.clip_norm,
+        }
+
     # fitting
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.how is None and self.trainer.world_size > 1:
+        if stage == "fit" and self.fit_settings is None and self.trainer.world_size > 1:
             self.nothing = nn.Parameter(torch.zeros(()))  # DistributedDataParallel wants one with a gradient
 
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """What a script's Trainer needs for this fit and a run's brings itself: where it ends, and its average."""
+        fit, there = self.fit_settings, [type(c) for c in self.trainer.callbacks]  # type: ignore[attr-defined]  # Lightning's Trainer has them
+        found: list[lightning.Callback] = []
+        if self.average is not None and Average not in there:
+            found.append(self.average)
+        if fit is not None and fit.steps is not None and Until not in there:
+            found.append(Until(fit.steps))
+        return found
+
     def on_fit_start(self) -> None:
-        if self.how is None and not hasattr(self.method, "solve"):
+        if self.fit_settings is None and self.definition.solve is None:
             raise ConfigError(f"{type(self.method).__name__} has nothing to fit; call trainer.test")
         self.train()  # backbones are loaded in evaluation mode, and Lightning keeps each module in the mode it finds
+        if self.random_state is not None:
+            self.random_state.restore()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         inputs, labels = batch[0], batch[1]
         self.num_images += len(labels)
-        if self.how is None:
+        if self.fit_settings is None:
             self._solver_data.append((self._solver_features(inputs), labels))
             return None
         domains = batch[2] if len(batch) > 2 else None
+        if self.minimised.needs != "images" and domains is None:
+            raise ConfigError("this objective compares domains; give batches of clipdg.data.Batch")
+        restarts = self.minimised.restarts_optimizer
+        if restarts is not None and restarts(self.objective):
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+        loss: Tensor = self.objective(self._model(domains), self._prepared(inputs), labels, domains)
+        if self.definition.regularize is not None:
+            loss = self.definition.regularize(self.method, loss)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
+        if torch.distributed.is_initialized() and self.trainer.world_size > 1:
+            # Processes have unequal shares of a batch that they do not divide.
+            total = self.trainer.strategy.reduce(loss.new_tensor(float(len(labels))), reduce_op="mean")
+            loss = loss * (len(labels) / total)
+        return loss * self._weight_in_update(batch_idx)
+
+    def _model(self, domains: Tensor | None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """What an objective calls: prepared inputs -> what the classifier reads, and logits."""
+        represent, classify = self.definition.represent, self.definition.classify
 
         def model(prepared: Tensor) -> tuple[Tensor, Tensor]:
             features = prepared if prepared.ndim == 2 else self._features(prepared)
-            if not hasattr(self.method, "represent"):
-                return features, self._logits(features, domains)
-            read: Tensor = self.method.represent(features)  # type: ignore[operator]
-            return read, self.method.classify(read)  # type: ignore[operator]
+            if represent is None or classify is None:
+                return features, self._classified(self.method, features, domains)
+            read = represent(self.method, features)
+            return read, classify(self.method, read)
 
-        if getattr(self.objective, "restarts_optimizer", False):
-            for optimizer in self.trainer.optimizers:
-                optimizer.state.clear()
-        loss: Tensor = self.objective(model, self._prepared(inputs), labels, domains)
-        if hasattr(self.method, "regularized"):
-            loss = self.method.regularized(loss)  # type: ignore[operator]
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the loss is {loss.item()} at step {self.global_step}; lower the learning rate")
-        if (
-            torch.distributed.is_initialized() and self.trainer.world_size > 1
-        ):  # of a batch that they do not divide, processes have unequal shares
-            total = self.trainer.strategy.reduce(loss.new_tensor(float(len(labels))), reduce_op="mean")
-            loss = loss * (len(labels) / total)
-        return loss * self._missing(batch_idx)
+        return model
 
-    def _missing(self, batch_idx: int) -> float:
-        """By how much a batch counts more in a last update of a pass for which batches are missing.
-
-        Lightning divides each loss by the number of batches of a whole update.
-        """
-        planned = 1 if self.how is None else self.how.accumulate
+    def _weight_in_update(self, batch_idx: int) -> float:
+        """Weight of a batch in an incomplete last update: Lightning divides by the full number of batches."""
+        planned = 1 if self.fit_settings is None else self.fit_settings.accumulate
         if planned == 1:
             return 1.0
         num_batches = self.trainer.num_training_batches
@@ -174,27 +247,29 @@ class Classifier(lightning.LightningModule):
         return planned / rest if rest and batch_idx >= num_batches - rest else 1.0
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if hasattr(self.objective, "updated"):
-            self.objective.updated()  # type: ignore[operator]
+        if self.minimised.updated is not None:
+            self.minimised.updated(self.objective)
 
     def on_train_epoch_end(self) -> None:
-        if self.how is None:
+        if self.fit_settings is None:
             dealt = distributed.num_dealt(self.trainer.train_dataloader)
-            given: list[Any] = distributed.whole(_joined(self._solver_data), dealt)
-            if self._needs_validation and not self._solver_validation:
-                given.append(None)
-            elif self._needs_validation:
+            features, labels = distributed.whole(_joined(self._solver_data), dealt)
+            validation: tuple[Tensor, Tensor] | None = None
+            if self._chooses and self._solver_validation:
                 dealt = distributed.num_dealt(self.trainer.val_dataloaders)
-                given.append(tuple(distributed.whole(_joined(self._solver_validation), dealt)))
+                val_features, val_labels = distributed.whole(_joined(self._solver_validation), dealt)
+                validation = val_features, val_labels
             self._solver_data.clear()
             self._solver_validation.clear()
-            self.method.solve(*given)  # type: ignore[operator]  # checked in on_fit_start
+            assert self.definition.solve is not None  # checked in on_fit_start
+            self.definition.solve(self.method, features, labels, validation)
             self.trainer.should_stop = True  # one pass over the data is all that a solver needs
 
     @property
-    def _needs_validation(self) -> bool:
+    def _chooses(self) -> bool:
         """Whether the method chooses its settings on validation data, which then go to it and are not evaluated."""
-        return self.how is None and bool(getattr(self.method, "needs_validation", False))
+        validates = self.definition.validates
+        return self.fit_settings is None and validates is not None and validates(self.config)
 
     def _solver_features(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -205,11 +280,26 @@ class Classifier(lightning.LightningModule):
         if hasattr(self, "nothing"):
             del self.nothing
         self.num_steps = self.global_step
+        if self.average is not None:
+            self.average.finish(self)
+        self.interpolate()
+
+    def interpolate(self) -> None:
+        """Take the weights of a method that interpolates to its place on the line from before the fit to after it."""
+        if self.definition.interpolates is not None and self.before_fit is not None:
+            self.after_fit = interpolation.state_of(self)
+            self.put_on_line(self.definition.interpolates(self.config))
+
+    def put_on_line(self, alpha: float) -> None:
+        """Take the weights (1 - alpha) · before the fit + alpha · after it."""
+        assert self.before_fit is not None
+        assert self.after_fit is not None
+        interpolation.put(self, self.before_fit, self.after_fit, alpha)
 
     def configure_optimizers(self) -> Any:
-        if self.how is None:
+        fit = self.fit_settings
+        if fit is None:
             return None
-        fit = self.how
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer: torch.optim.Optimizer
         if fit.optimizer == "sgd":
@@ -223,7 +313,8 @@ class Classifier(lightning.LightningModule):
             return optimizer
         per_epoch = fit.schedule == "cosine_epoch"
         num_steps = num_updates(self.trainer, fit.steps)
-        factor = lr_factor(fit, fit.epochs if per_epoch else num_steps, max(1, num_steps // fit.epochs))
+        epochs = fit.epochs if fit.steps is None else passes(self.trainer, fit)
+        factor = lr_factor(fit, epochs if per_epoch else num_steps, max(1, num_steps // epochs))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": scheduler, "interval": "epoch" if per_epoch else "step"}]
 
@@ -232,24 +323,50 @@ class Classifier(lightning.LightningModule):
             learnt = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in learnt.items() if not k.startswith("backbone.")}
 
-    # validation and testing
+    # evaluation, which evaluation/evaluator.py does
+
+    def begin_stream(self, domain: str) -> None:
+        """A stream of images of ``domain`` begins: what a method that adapts learnt of another is forgotten."""
+        self._stream = (None, (Streams(self.method, self.definition).begin(domain),))
+
+    def logits_of(self, batch: Batch) -> Tensor:
+        """(N, C) logits of a batch of the stream that has begun."""
+        [method] = self._stream[1] or (self.method,)
+        prepared = self._prepared(batch.inputs)
+        features = prepared if prepared.ndim == 2 else self._features(prepared)
+        return self._classified(method, features, batch.domains)
+
+    def evaluate(
+        self, loaders: Sequence[Any], test_sets: Sequence[TestSet], watch: Callable[[int], None] | None = None
+    ) -> Results:
+        """What ``trainer.test`` finds, in fp32 on the device where this is, also in the middle of a fit."""
+        was_training = self.training
+        self.eval()
+        found = evaluate(self, loaders, test_sets, watch)
+        self.train(was_training)
+        self._stream = (None, ())
+        self.results, self.predictions = found.results, found.predictions
+        return self.results
 
     def on_validation_epoch_start(self) -> None:
-        self._is_choosing = self._needs_validation and self.trainer.state.fn == "fit"
-        self._start_evaluation([TestSet("val", ("val",))], [self.trainer.val_dataloaders])
+        self._is_choosing = self._chooses and self.trainer.state.fn == "fit"
+        loaders = [self.trainer.val_dataloaders]
+        self._begin_evaluation([TestSet("val", ("val",))], loaders)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if not self._is_choosing:
-            self._evaluate(batch, 0)
+            self._take(batch, 0)
         elif not self.trainer.sanity_checking:
             self._solver_validation.append((self._solver_features(batch[0]), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         if self._is_choosing:
+            self._evaluator = None
             return
-        self._finish_evaluation()
-        values = self.results.pop(("val", "val"))
-        self.predictions.pop("val")
+        before = self.results, self.predictions
+        self._end_evaluation()
+        values = self.results["val", "val"]
+        self.results, self.predictions = before
         self.log_dict({f"val/{k}": v for k, v in values.items() if v is not None}, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
@@ -261,13 +378,13 @@ class Classifier(lightning.LightningModule):
             test_sets = [TestSet(name, ("test",)) for name in names]
         if len(test_sets) != num_loaders:
             raise ConfigError(f"{num_loaders} test loaders and {len(test_sets)} test sets; give one test set a loader")
-        self._start_evaluation(test_sets, loaders if isinstance(loaders, list | tuple) else [loaders])
+        self._begin_evaluation(test_sets, loaders if isinstance(loaders, list | tuple) else [loaders])
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch, dataloader_idx)
+        self._take(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._finish_evaluation()
+        self._end_evaluation()
         for (domain, split), values in self.results.items():
             prefix = domain if domain == split else f"{domain}/{split}"
             self.log_dict({f"{prefix}/{k}": v for k, v in values.items() if v is not None}, sync_dist=True)
@@ -278,86 +395,35 @@ class Classifier(lightning.LightningModule):
         domains = batch[2] if not isinstance(batch, Tensor) and len(batch) > 2 else None
         return self(self._prepared(inputs), domains).float().softmax(dim=1)  # type: ignore[no-any-return]
 
-    def evaluate(
-        self, loaders: Sequence[Any], test_sets: Sequence[TestSet], watch: Callable[[int], None] | None = None
-    ) -> dict[tuple[str, str], dict[str, float | None]]:
-        """What ``trainer.test`` finds, (domain, split) -> metrics, in fp32 on the device where this is.
+    def _begin_evaluation(self, test_sets: Sequence[TestSet], loaders: Sequence[Any]) -> None:
+        self._evaluator = Evaluator(test_sets, self.num_classes, self.metrics, self.device, loaders)
+        self._stream = (None, ())
 
-        In the middle of a fit, this goes on as if nothing had happened. ``watch``: told the images done, a batch at
-        a time.
-        """
-        was_training, done = self.training, 0
-        self.eval()
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            self._start_evaluation(test_sets)
-            for number, loader in enumerate(loaders):
-                for batch in loader:
-                    self._evaluate(move_data_to_device(batch, self.device), number)
-                    done += len(batch[1])
-                    if watch is not None:
-                        watch(done)
-            self._finish_evaluation()
-        self.train(was_training)
-        return self.results
+    def _take(self, batch: Any, number: int) -> None:
+        """Evaluate a batch that a Trainer gives, one test set after the other."""
+        assert self._evaluator is not None
+        if self._stream[0] != number:
+            self.begin_stream(self._evaluator.test_sets[number].domain)
+            self._stream = (number, self._stream[1])
+        self._evaluator.add(number, batch, self.logits_of)
 
-    def _start_evaluation(self, test_sets: Sequence[TestSet], loaders: Sequence[Any] = ()) -> None:
-        """``loaders``: those that may be dealt out among processes, one a test set."""
-        self._evaluated = tuple(test_sets)
-        dealt = [distributed.num_dealt(loader) for loader in loaders] or [None] * len(test_sets)
-        self._loaders = [
-            _Loader({name: Tally(self.num_classes).to(self.device) for name in test_set.evaluations}, num)
-            for test_set, num in zip(test_sets, dealt, strict=True)
-        ]
+    def _end_evaluation(self) -> None:
+        assert self._evaluator is not None
+        found = self._evaluator.finish()
+        self.results, self.predictions = found.results, found.predictions
+        self._evaluator, self._stream = None, (None, ())
 
-    def _evaluate(self, batch: Any, loader: int) -> None:
-        inputs, labels = batch[0], batch[1]
-        domains, indices, splits = (*batch[2:], None, None, None)[:3]
-        test_set, state = self._evaluated[loader], self._loaders[loader]
-        start = sum(len(p.labels) for p in state.predictions)
-        if state.num_dealt is not None:  # the last ones may be here a second time
-            own = max(0, distributed.num_own(state.num_dealt) - start)
-            inputs, labels = inputs[:own], labels[:own]
-            domains, indices, splits = (None if c is None else c[:own] for c in (domains, indices, splits))
-        logits = self(self._prepared(inputs), domains).double()  # (N, C)
-        if not torch.isfinite(logits).all():
-            raise DivergedError(f"a logit on {test_set.domain} is not finite")
-        numbers = labels.new_zeros(len(labels)) if splits is None else splits
 
-        own_logits, own_labels = restrict(logits, labels, test_set.subset)
-        scores = Scores.of(own_logits)
-        for number, split in enumerate(test_set.splits):
-            chosen = numbers == number
-            state.metrics[split].update(scores.chosen(chosen), own_labels[chosen])
-        if test_set.whole:
-            state.metrics["all"].update(scores, own_labels)
-        for view, subset in test_set.views.items():
-            chosen = torch.isin(labels, labels.new_tensor(subset.ids))
-            if "test" in test_set.splits:
-                chosen &= numbers == test_set.splits.index("test")
-            their_logits, their_labels = restrict(logits[chosen], labels[chosen], subset)
-            state.metrics[view].update(Scores.of(their_logits), their_labels)
-
-        if indices is None:
-            indices = torch.arange(start, start + len(labels))
-            if state.num_dealt is not None:
-                indices = distributed.rank() + distributed.count() * indices
-        columns = (indices, own_labels, scores.predicted, scores.confidence)
-        state.predictions.append(Predictions(*(column.cpu() for column in columns)))
-
-    def _finish_evaluation(self) -> None:
-        self.results, self.predictions = {}, {}
-        for test_set, state in zip(self._evaluated, self._loaders, strict=True):
-            for name, tally in state.metrics.items():
-                self.results[test_set.domain, name] = tally.compute()
-            parts = [torch.cat(part) for part in zip(*state.predictions, strict=True)]
-            if state.num_dealt is not None:
-                parts = distributed.whole(parts, state.num_dealt)
-            self.predictions[test_set.domain] = Predictions(*parts)
-        self._loaders = []
+def _cross_entropy(fit: Fit | None) -> nn.Module:
+    """ERM's module, the objective of a fit that names none."""
+    definition = plugins.objective("erm")
+    module = definition.build(definition.config(), (), 0.0 if fit is None else fit.label_smoothing, 0)
+    assert isinstance(module, nn.Module)
+    return module
 
 
 def _train_image_tower_alone(backbone: Any) -> None:
-    """No gradient for parameters that image features do not depend on: a CLIP's text tower and its logit scale."""
+    """Freeze the parameters that image features do not depend on: a CLIP's text tower and its logit scale."""
     was_training, size = backbone.training, backbone.preprocessing.size
     backbone.eval()
     with torch.enable_grad():

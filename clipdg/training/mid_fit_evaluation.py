@@ -14,13 +14,12 @@ from typing import Any
 
 import lightning
 
+from clipdg.evaluation.evaluator import Results
 from clipdg.training.trainer import num_updates
 from clipdg.training.weight_averaging import Average
 
-Results = dict[tuple[str, str], dict[str, float | None]]  # (domain, split) -> metrics
 
-
-class Waypoints(lightning.Callback):
+class MidFitEvaluation(lightning.Callback):
     """``found``: by step, the results; they are part of the state of a fit. ``seconds``: what they took."""
 
     def __init__(

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 
@@ -28,7 +28,7 @@ class _Report(lightning.Callback):
         self.progress(self.stage, min(trainer.global_step, total), total)
 
 
-class _Until(lightning.Callback):
+class Until(lightning.Callback):
     """Ends a fit after so many updates.
 
     With Lightning's own ``max_steps``, a fit that goes on from the end of a pass is taken for one within it: its first
@@ -68,7 +68,7 @@ def make(stage: str, progress: Progress | None = None, **options: Any) -> lightn
     callbacks: list[lightning.Callback] = [_Stop()]
     callbacks += [_Report(stage, progress, steps)] if progress else []
     callbacks += options.pop("callbacks", [])
-    callbacks += [_Until(steps)] if steps is not None else []
+    callbacks += [Until(steps)] if steps is not None else []
     return lightning.Trainer(callbacks=callbacks, **(defaults | options))
 
 
@@ -77,10 +77,25 @@ def options_of(fit: Fit) -> dict[str, Any]:
     return {
         "max_epochs": fit.epochs,
         "steps": fit.steps,
-        "precision": {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[fit.precision],
+        "precision": precision_of(fit),
         "accumulate_grad_batches": fit.accumulate,
         "gradient_clip_val": fit.clip_norm,
     }
+
+
+def precision_of(fit: Fit) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Lightning's name for the arithmetic of a fit."""
+    names: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+        "fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"
+    }  # fmt: skip
+    return names[fit.precision]
+
+
+def passes(trainer: lightning.Trainer, fit: Fit) -> int:
+    """The passes over the data that a fit of so many updates takes; schedules that count passes ask for them."""
+    assert fit.steps is not None
+    trainer.fit_loop.setup_data()
+    return math.ceil(fit.steps / max(1, math.ceil(trainer.num_training_batches / fit.accumulate)))
 
 
 def num_updates(trainer: lightning.Trainer, steps: int | None) -> int:

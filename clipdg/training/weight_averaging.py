@@ -18,6 +18,8 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from clipdg.core.fit import Fit
+
 
 class Average(lightning.Callback):
     def __init__(self, start: int = 0, decay: float | None = None) -> None:
@@ -27,6 +29,13 @@ class Average(lightning.Callback):
         self.mean: list[Tensor] = []
         self.weights: list[Tensor] = []  # what is trained, once the fit has begun
         self._updates = 0  # at which the average is up to date
+
+    @classmethod
+    def of(cls, fit: Fit | None) -> Average | None:
+        """The average that a fit asks for, if it asks for one."""
+        if fit is None or fit.average == "none":
+            return None
+        return cls(fit.average_from, fit.ema_decay if fit.average == "ema" else None)
 
     def on_train_start(self, _: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.weights = _trained(module)
