@@ -45,7 +45,10 @@ def list_(
 
 
 def _print_models(pattern: str) -> None:
-    """Print a line for each model: name, input size, features, whether its prompts can be learnt, and its tags there or beneath."""
+    """Print a line for each model: name, input size, features, whether its prompts can be learnt, and its tags.
+
+    Tags that do not fit there stand on the lines beneath.
+    """
     from clipdg.core import plugins
 
     rows = [
