@@ -15,6 +15,9 @@ from torch import Tensor
 from clipdg.core.errors import ClipdgError, ConfigError, DataError, NetworkError
 from clipdg.weights.files import first_line
 
+# What transformers reads of a repository beside its weights: configuration, tokenizer, processor.
+SETTINGS = ("*.json", "*.txt", "*.model")
+
 
 def hub_file(
     repository: str, names: Sequence[str], revision: str | None, spec: str, weights: str | None = None

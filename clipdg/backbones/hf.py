@@ -34,11 +34,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdg.backbones._library import check_length, reading, scaled_cosines, tokenizer_digest, unrepresentable
+from clipdg.backbones._library import (
+    SETTINGS,
+    check_length,
+    reading,
+    scaled_cosines,
+    tokenizer_digest,
+    unrepresentable,
+)
 from clipdg.core.errors import ConfigError, DataError, NetworkError
 from clipdg.core.model import Preprocessing, TextTower, Weights
+from clipdg.core.plugins import BackboneFamily, NoSettings
 from clipdg.core.text_transformer import Activation, Block, Linear, Norm, Pool, Transformer
 from clipdg.data.preprocessing import preprocess
+from clipdg.storage.hub import HubClient
 from clipdg.weights.files import (
     first_line,
     frozen,
@@ -84,6 +93,9 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# The files that the indices name, which may be several.
+SAFETENSORS_PARTS = ("model.safetensors", "model-*-of-*.safetensors")
+PICKLE_PARTS = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 
 @dataclass(frozen=True)
@@ -328,7 +340,7 @@ def _block(layer: Any) -> Block:
     return Block(norms[0], (query, key, value), Linear.of(attention.out_proj), norms[1], *inside)
 
 
-def load(model: str | None = None, weights: str | None = None) -> HfClip:
+def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> HfClip:
     """See the top of this file. Raises ConfigError for a model that is no CLIP, DataError for weights that misfit."""
     import transformers
 
@@ -342,8 +354,8 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
         try:
             # A model_type of transformers' own never needs a repository's code; where it asks for it all the same,
             # this refuses.
-            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+            their_config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=their_config, trust_remote_code=False)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         except ImportError as error:
             raise ConfigError(_needs(name, error)) from error
@@ -351,7 +363,7 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
         if "preprocessing" in header:  # of `clipdg pretrain`, or of a run that kept its weights
             preprocessing = preprocessing_in(header)
         with seeded(seed or 0):
-            built = None if weights is None else getattr(transformers, family.model)(config)
+            built = None if weights is None else getattr(transformers, family.model)(their_config)
     if family.text != "full" and tokenizer.padding_side != "right":
         raise ConfigError(f"{name}: its tokenizer pads on the left, and its text tower takes padding on the right only")
     if tokenizer.pad_token_id is None:
@@ -360,7 +372,7 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
     if built is None:
         files = _weight_files(folder, name)
         tensors = {k: t for file in files for k, t in read(file)[0].items()}
-        built = _pretrained(getattr(transformers, family.model), config, tensors, f"the weights of {name}")
+        built = _pretrained(getattr(transformers, family.model), their_config, tensors, f"the weights of {name}")
     shown = name if commit else f"hf:{own}"  # where a folder lies is not what it is
     with reading(name):
         backbone = HfClip(shown, built, tokenizer, preprocessing)
@@ -370,7 +382,7 @@ def load(model: str | None = None, weights: str | None = None) -> HfClip:
         if header:
             load_exactly(built, tensors, path.name)
         else:  # a file of another maker may have the names that transformers had before
-            backbone.model = built = _pretrained(type(built), config, tensors, path.name)
+            backbone.model = built = _pretrained(type(built), their_config, tensors, path.name)
             backbone.text = HfText(built, tokenizer)
         provenance = {**provenance, **(header.get("provenance") or {})}
     frozen(backbone)
@@ -533,11 +545,11 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
 
     try:
         with _quiet():
-            folder = get("*.json", "*.txt", "*.model")
+            folder = get(*SETTINGS)
             if with_weights:
-                folder = get("*.json", "model.safetensors", "model-*-of-*.safetensors")
+                folder = get("*.json", *SAFETENSORS_PARTS)
                 if not any((folder / n).is_file() for n in SAFETENSORS):
-                    folder = get("*.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+                    folder = get("*.json", *PICKLE_PARTS)
     except Exception as error:  # of many kinds: no such repository, gated, no network, a proxy
         spec = f"{repo}@{revision}" if revision else repo
         if isinstance(error, huggingface_hub.errors.RepositoryNotFoundError):
@@ -552,6 +564,20 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
             f"`clipdg fetch backbone hf:{spec}`"
         ) from error
     return folder, folder.name
+
+
+def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
+    """A repository's settings and, unless other weights are given, its weights; nothing for a folder."""
+    named = repository(model or "", with_weights=weights is None)
+    if named is None:
+        return set()
+    repo, revision = named
+    found = hub.matching(repo, SETTINGS, revision)
+    if weights is not None:
+        return found
+    held = hub.matching(repo, SAFETENSORS_PARTS, revision) or hub.matching(repo, PICKLE_PARTS, revision)
+    # Without a network, a folder of which some files were fetched counts as whole; asked by name, a file does not.
+    return found | (held or {hub.first(repo, (SAFETENSORS[0], PICKLES[0]), revision)})
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
@@ -617,3 +643,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
+
+
+BACKBONE = BackboneFamily(config=NoSettings, load=load, libraries=("transformers",), downloads=downloads)

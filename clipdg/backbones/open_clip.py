@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdg.backbones._library import (
+    SETTINGS,
     check_length,
     commit_of,
     how_to_fetch,
@@ -43,9 +44,10 @@ from clipdg.backbones._library import (
 )
 from clipdg.core.errors import ConfigError, DataError, NetworkError, UnsafeError
 from clipdg.core.model import Preprocessing, TextTower, Weights
-from clipdg.core.plugins import nearest
+from clipdg.core.plugins import BackboneFamily, NoSettings, nearest
 from clipdg.core.text_transformer import Activation, Block, Linear, Norm, Pool, Transformer
 from clipdg.data.preprocessing import preprocess
+from clipdg.storage.hub import HubClient
 from clipdg.weights.files import (
     first_line,
     frozen,
@@ -338,7 +340,7 @@ class Source:
     files: tuple[str, ...] = ()  # in the repository, the preferred first
 
 
-def load(model: str | None = None, weights: str | None = None) -> OpenClip:
+def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> OpenClip:
     """See the top of this file. Raises ConfigError with the names or tags that there are."""
     import open_clip
 
@@ -478,6 +480,28 @@ def _listed(model: str, weights: str | None) -> Source:
         revision=revision or None,
         files=_names(file),
     )
+
+
+def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
+    """The weights' file, a repository's configuration, and what transformers reads for a text tower of its own."""
+    found = set()
+    schema, _, place = (model or "").partition(":")
+    if schema == "hf-hub":
+        repository, _, revision = place.partition("@")
+        found.add(hub.first(repository, (CONFIG,), revision or None))  # which ``resolve`` then finds
+    source = resolve(model, weights)
+    if source.repository is not None and source.file is None and seed_of(weights) is None:
+        found.add(hub.first(source.repository, source.files, source.revision))
+    text = source.config["text_cfg"]
+    parts = {text.get("hf_model_name")} - {None}
+    if source.folder is None:
+        parts |= {text.get("hf_tokenizer_name")} - {None}
+    else:  # a folder may have the text tower's configuration in it, and has the tokenizer
+        parts = {name for name in parts if not (source.folder / name / "config.json").is_file()}
+    for name in parts:
+        if not (Path(name).expanduser() / "config.json").is_file():
+            found |= hub.matching(name, SETTINGS)
+    return found
 
 
 def catalogue() -> list[dict[str, Any]]:
@@ -789,3 +813,12 @@ def _without_its_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+BACKBONE = BackboneFamily(
+    config=NoSettings,
+    load=load,
+    libraries=("open_clip_torch", "timm"),  # timm has the image towers of some models
+    downloads=downloads,
+    catalogue=catalogue,
+)

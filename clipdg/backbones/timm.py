@@ -25,15 +25,16 @@ from torch import Tensor, nn
 from clipdg.backbones._library import commit_of, how_to_fetch, hub_file
 from clipdg.core.errors import ConfigError, DataError, NetworkError
 from clipdg.core.model import Preprocessing, Weights
-from clipdg.core.plugins import nearest
+from clipdg.core.plugins import BackboneFamily, nearest
 from clipdg.data.preprocessing import preprocess
+from clipdg.storage.hub import HubClient
 from clipdg.weights.files import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 # What timm itself looks for in a repository, in its order.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """``test_size``: images of the size at which timm's own results were measured, where that is a larger one."""
 
@@ -199,6 +200,20 @@ def sources(model: str) -> tuple[str | None, tuple[str, ...]]:
     return None, (cfg.url,)
 
 
+def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
+    """The file of a tag's weights; nothing for weights from a file or a seed, as the package has all the rest."""
+    from timm.models import _hub
+
+    tagged, _, revision = (model or "").partition("@")
+    check_tag(tagged)
+    if weights is not None:
+        return set()
+    repository, names = sources(tagged)
+    if repository is None:
+        return {hub.url(names[0], Path(_hub.get_cache_dir()))}
+    return {hub.first(repository, names, revision or None)}
+
+
 def preprocessing_of(model: Any, name: str, *, test_size: bool = False) -> Preprocessing:
     """What the weights were trained with, or tested with; timm keeps it with the tag."""
     import timm.data
@@ -323,3 +338,6 @@ def catalogue() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+BACKBONE = BackboneFamily(config=Config, load=load, libraries=("timm",), downloads=downloads, catalogue=catalogue)

@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.model import Preprocessing, TextTower, Weights
+from clipdg.core.plugins import BackboneFamily, NoSettings
 from clipdg.core.text_transformer import Block, Linear, Norm, Transformer
 from clipdg.data.preprocessing import preprocess
+from clipdg.storage.hub import HubClient
 from clipdg.weights.files import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
@@ -370,7 +372,7 @@ def initialise(model: str | None, seed: int, captions: Iterable[str] = (), size:
     return _named(backbone, model, f"random:{seed}", random=True)
 
 
-def load(model: str | None = None, weights: str | None = None) -> TinyImage:
+def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> TinyImage:
     """``tiny[:model]`` with the weights shipped here (None), those of a file, or ``random:SEED``."""
     check_model(model)
     seed = seed_of(weights)
@@ -415,6 +417,12 @@ def check_model(model: str | None) -> None:
         raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
 
 
+def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
+    """Nothing, as the weights ship with clipdg. Raises ConfigError if there is no such model."""
+    check_model(model)
+    return set()
+
+
 def _named(
     backbone: TinyImage,
     model: str | None,
@@ -446,3 +454,6 @@ def catalogue() -> list[dict[str, Any]]:
         {"name": "tiny:resnet", "tags": ["shipped"], "size": 32, "embed_dim": width, "can_prompt": False},
         {"name": "tiny:vit", "tags": [], "size": 32, "embed_dim": 64, "can_prompt": True},
     ]
+
+
+BACKBONE = BackboneFamily(config=NoSettings, load=load, downloads=downloads, catalogue=catalogue, initialise=initialise)

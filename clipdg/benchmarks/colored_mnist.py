@@ -17,8 +17,8 @@ from typing import Literal
 
 from clipdg.benchmarks import _digits, _mnist
 from clipdg.core.benchmark import Benchmark, leave_one_out
+from clipdg.core.plugins import BenchmarkSource
 
-SOURCES = (_mnist.SOURCE,)
 NOTE = (
     "A backbone sees 28x28 RGB images, {seen}, enlarged by its own preprocessing; DomainBed's network sees two "
     "channels that are not normalised. Not comparable to published ColoredMNIST."
@@ -47,3 +47,6 @@ def build(config: Config, root: str | None = None) -> Benchmark:
         licence=_mnist.LICENCE,
         provenance=provenance,
     )
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(_mnist.SOURCE,))

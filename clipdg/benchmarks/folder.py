@@ -24,6 +24,7 @@ import numpy as np
 from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
 from clipdg.core.benchmark import Benchmark, Domain
 from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.plugins import BenchmarkSource
 from clipdg.data import decode
 from clipdg.data.rows import FolderTable, TableRows
 from clipdg.data.rows.folder import folders, open_folder, strays
@@ -145,3 +146,6 @@ def _rows(table: FolderTable, domain: str, folders: Sequence[str]) -> TableRows:
         ids += [path for _, path in found]
         labels += [label] * len(found)
     return TableRows(table, indices, np.array(labels, dtype=np.int64), ids)
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build)

@@ -12,6 +12,7 @@ from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Hub, Source
+from clipdg.core.plugins import BenchmarkSource
 
 # In ImageFolder's order, capitals first: TV stands before Table.
 FOLDERS = (
@@ -53,7 +54,6 @@ OFFICE_HOME = DomainSet(
     licence="fair-use notice, non-commercial research",
     dassl=Dassl(parts={"train": "train", "val": "val"}, note=" A target counts all of its images."),
 )  # fmt: skip
-SOURCES = (OFFICE_HOME.source,)
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,6 @@ class Config:
 
 def build(config: Config, root: str | None = None) -> Benchmark:
     return _domains.build(OFFICE_HOME, root, config.protocol)
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(OFFICE_HOME.source,))

@@ -12,6 +12,7 @@ from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Hub, Source
+from clipdg.core.plugins import BenchmarkSource
 
 PACS = DomainSet(
     name="pacs",
@@ -44,7 +45,6 @@ PACS = DomainSet(
         note=" A target counts all of its images; one broken sketch is left out, as in Dassl.",
     ),
 )  # fmt: skip
-SOURCES = (PACS.source,)
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,6 @@ class Config:
 
 def build(config: Config, root: str | None = None) -> Benchmark:
     return _domains.build(PACS, root, config.protocol)
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(PACS.source,))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from clipdg.benchmarks import _digits
 from clipdg.core.benchmark import Benchmark, leave_one_out
+from clipdg.core.plugins import BenchmarkSource
 
 NOTES = (
     "Made from scikit-learn's 1,797 digits of 8x8 pixels, not from MNIST: not comparable to published RotatedMNIST.",
@@ -35,3 +36,6 @@ def build(config: Config, root: str | None = None) -> Benchmark:
         citation=f"{_digits.SKLEARN_CITATION}; {_digits.ROTATED_CITATION}",
         licence=_digits.SKLEARN_LICENCE,
     )
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build)

@@ -12,8 +12,8 @@ from typing import Literal
 
 from clipdg.benchmarks import _digits, _mnist
 from clipdg.core.benchmark import Benchmark, leave_one_out
+from clipdg.core.plugins import BenchmarkSource
 
-SOURCES = (_mnist.SOURCE,)
 NOTE = (
     "A backbone sees 28x28 images with three equal channels, white on black, enlarged by its own preprocessing; "
     "DomainBed's network sees one channel that is not normalised. Not comparable to published RotatedMNIST."
@@ -40,3 +40,6 @@ def build(config: Config, root: str | None = None) -> Benchmark:
         licence=_mnist.LICENCE,
         provenance=provenance,
     )
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(_mnist.SOURCE,))

@@ -37,7 +37,7 @@ from clipdg.benchmarks._own import distinct, known, listed, shifts, spaced
 from clipdg.core.benchmark import Benchmark, Domain
 from clipdg.core.download_source import Hub
 from clipdg.core.errors import ConfigError, DataError
-from clipdg.core.plugins import nearest
+from clipdg.core.plugins import BenchmarkSource, nearest
 from clipdg.data.rows import Table, TableRows, open_table
 from clipdg.data.rows.folder import open_listed
 
@@ -307,3 +307,6 @@ def _check_classes(name: str, domain: Domain, classes: Sequence[str], config: Co
         ]
     if differing:
         raise DataError(f"domain '{name}' is not as expected: it has {', '.join(differing)}")
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build)

@@ -12,6 +12,7 @@ from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import DomainSet, Member
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Source
+from clipdg.core.plugins import BenchmarkSource
 
 TERRA_INCOGNITA = DomainSet(
     name="terra_incognita",
@@ -40,7 +41,6 @@ TERRA_INCOGNITA = DomainSet(
     licence="CDLA-Permissive",
     notes=("The class 'empty' is a picture without an animal; its prompt is the word itself, as in published tables.",),
 )  # fmt: skip
-SOURCES = (TERRA_INCOGNITA.source,)
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,6 @@ class Config:
 
 def build(config: Config, root: str | None = None) -> Benchmark:
     return _domains.build(TERRA_INCOGNITA, root)
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(TERRA_INCOGNITA.source,))

@@ -13,6 +13,7 @@ from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Source
+from clipdg.core.plugins import BenchmarkSource
 
 VLCS = DomainSet(
     name="vlcs",
@@ -38,7 +39,6 @@ VLCS = DomainSet(
     ),
     notes=("All four domains are photos: a domain-aware prompt has the same noun in each.",),
 )
-SOURCES = (VLCS.source,)
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,6 @@ class Config:
 
 def build(config: Config, root: str | None = None) -> Benchmark:
     return _domains.build(VLCS, root, config.protocol)
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(VLCS.source,))

@@ -18,7 +18,7 @@ COLUMNS = 80
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="backbones|benchmarks|methods")] = "",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as backbones or methods; all if left out.")] = "",
     pattern: Annotated[str | None, typer.Option("--filter", help="Models that contain this.")] = None,
 ) -> None:
     """The plug-ins there are; with --filter, the models of the backbones."""
@@ -26,7 +26,7 @@ def list_(
 
     if kind and kind not in plugins.KINDS:
         raise ConfigError(
-            f"no kind '{kind}'.{plugins.nearest(kind, plugins.KINDS)} There are: {', '.join(plugins.KINDS)}."
+            f"no kind '{kind}'.{plugins.nearest(kind, tuple(plugins.KINDS))} There are: {', '.join(plugins.KINDS)}."
         )
     if pattern is not None:
         if kind != "backbones":
@@ -35,21 +35,27 @@ def list_(
         return
     for each in [kind] if kind else plugins.KINDS:
         print(each)
-        for name in plugins.names(each):
+        found = plugins.names(each)
+        width = max(16, *map(len, found)) if found else 0
+        for name in found:
             about = plugins.summary(each, name).removeprefix(f"{name}: ").replace("`", "")
-            print(f"  {name:16} {textwrap.shorten(about, 61, placeholder=' …')}")
+            print(f"  {name:{width}} {textwrap.shorten(about, COLUMNS - width - 3, placeholder=' …')}")
     if kind == "backbones":
         say("Models, tags and sizes of a family: clipdg list backbones --filter TEXT, '' for all")
 
 
 def _print_models(pattern: str) -> None:
-    """A line a model: name, input size, features, whether its prompts can be learnt, and its tags there or beneath."""
+    """Print a line for each model: name, input size, features, whether its prompts can be learnt, and its tags.
+
+    Tags that do not fit there stand on the lines beneath.
+    """
     from clipdg.core import plugins
 
     rows = [
         row
         for family in plugins.names("backbones")
-        for row in getattr(plugins.plugin("backbones", family), "catalogue", list)()
+        if (catalogue := plugins.backbone(family).catalogue) is not None
+        for row in catalogue()
         if pattern.lower() in row["name"].lower()
     ]
     if not rows:

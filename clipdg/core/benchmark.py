@@ -66,8 +66,8 @@ class Domain:
     ``splits``: the split its authors published ("train", "test" -> row indices); None where there is none and
     DomainBed's seeded holdout makes ``in`` and ``out``. ``subset``: its classes, where these are fewer than the
     benchmark's. ``noun``: how a domain-aware prompt calls an image of it ("sketch"). ``aliases``: what others call it
-    ("S"); a target may be named by them. ``views``: evaluations of its tested images beside the one of all of them,
-    each restricted to the classes of its name ("a-classes" -> those of ImageNet-A). ``pool``: opens training images
+    ("S"); a target may be named by them. ``class_subsets``: evaluations of its tested images beside the one of all
+    of them, each among some of the classes ("a-classes" -> those of ImageNet-A). ``pool``: opens training images
     apart from ``rows``, too many to read them all: of these a run reads the ones that it fits or validates on, and
     ``rows`` is the test split. ``cropped``: its images were stored as the evaluation transform leaves them
     (ImageNet-C), so none of their border is cut off again. ``eval_only``: its licence forbids to fit or to choose
@@ -80,7 +80,7 @@ class Domain:
     subset: Subset | None = None
     noun: str | None = None
     aliases: tuple[str, ...] = ()
-    views: Mapping[str, Subset] = field(default_factory=dict)
+    class_subsets: Mapping[str, Subset] = field(default_factory=dict)
     pool: Callable[[], Rows] | None = None
     cropped: bool = False
     eval_only: bool = False

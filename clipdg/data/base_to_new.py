@@ -53,9 +53,10 @@ def _domain(domain: Domain, ids: range) -> Domain:
         place = np.cumsum(kept) - 1
         splits = {name: place[rows[kept[rows]]] for name, rows in domain.splits.items()}
     subset = None if domain.subset is None else _subset(domain.subset, ids)
-    views = {name: _subset(view, ids) for name, view in domain.views.items()}
+    class_subsets = {name: _subset(own, ids) for name, own in domain.class_subsets.items()}
     pool = None if domain.pool is None else _pool(domain.pool, ids)
-    return replace(domain, rows=_rows(domain.rows, ids), splits=splits, subset=subset, views=views, pool=pool)
+    rows = _rows(domain.rows, ids)
+    return replace(domain, rows=rows, splits=splits, subset=subset, class_subsets=class_subsets, pool=pool)
 
 
 def _pool(pool: Callable[[], Rows], ids: range) -> Callable[[], Rows]:

@@ -1,7 +1,7 @@
 """A protocol's images as batches, for a script's Trainer and for a run: the same loaders for both.
 
-How a fit wants its batches (``Batching``) belongs to the method. A data module asks the module that its Trainer fits, so
-that ``trainer.fit(clipdg.coop(…), clipdg.datamodule(…))`` sees the batches that ``clipdg run method=coop`` sees.
+How a fit wants its batches (``Batching``) belongs to the method. A data module asks the module that its Trainer fits,
+so that ``trainer.fit(clipdg.coop(…), clipdg.datamodule(…))`` sees the batches that ``clipdg run method=coop`` sees.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Batching:
 
     ``shuffled``: anew on each pass; what is solved for sees the images once, in order. ``per_domain``: each batch has
     ``batch_size`` images of every source. ``augment``: one of augmentation.READ. ``views``: stored random views of each
-    image, of which each step draws one. ``squash`` and ``val_augmented``: see core/fit.py. ``stream_batch``: images of a
-    tested stream that arrive at a time. ``adapts`` and ``refits``: see data/protocol.py.
+    image, of which each step draws one. ``squash`` and ``val_augmented``: see core/fit.py. ``stream_batch``: images
+    of a tested stream that arrive at a time. ``adapts`` and ``refits``: see data/protocol.py.
     """
 
     batch_size: int = EVALUATION_BATCH
@@ -53,7 +53,7 @@ class Batching:
     @classmethod
     def of(cls, fit: Fit | None, *, tells_domains: bool = False, stream_batch: int | None = None,
            adapts: bool = False, refits: bool = False) -> Batching:  # fmt: skip
-        """What ``fit`` needs; None is what is solved for, or nothing. ``tells_domains``: the objective compares them."""
+        """What ``fit`` needs; None: nothing is fitted by gradient. ``tells_domains``: the objective compares them."""
         stream = EVALUATION_BATCH if stream_batch is None else stream_batch
         if fit is None:
             return cls(stream_batch=stream, adapts=adapts, refits=refits)

@@ -35,7 +35,7 @@ Rows = Mapping[str, np.ndarray]  # row indices by domain or by split
 
 @dataclass(frozen=True)
 class Stream:
-    """Images that are tested one after the other: rows (n,) of the test set's domain, each in the split of its number."""
+    """Images that are tested one after the other: rows (n,) of a domain, each in the split of its number."""
 
     test_set: TestSet
     rows: np.ndarray

@@ -1,4 +1,4 @@
-"""What a test loader holds, and how it is evaluated."""
+"""What one test loader holds, and which evaluations are made of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from clipdg.core.benchmark import Subset
 
 @dataclass(frozen=True)
 class TestSet:
-    """What one test loader holds: images of ``domain``, each in one of ``splits``.
+    """The images of ``domain`` that are tested, each in one of ``splits``.
 
-    ``subset``: the classes the domain has, where they are fewer than the benchmark's; other logits are masked.
-    ``whole``: also evaluate all splits together, as the split "all". ``class_subsets``: also evaluate the images of the split
-    "test", or all if there is none, that are of these classes, among these classes, under these names.
+    ``subset``: the classes that the domain has, where they are fewer than the benchmark's; other logits are masked.
+    ``whole``: all splits are evaluated together as well, as the split "all". ``class_subsets``: evaluations that are
+    made as well, by name: of the images of these classes, among these classes. They take the images of the split
+    "test", or all images if there is no such split.
     """
 
     __test__ = False  # not a test case, whatever pytest reads in its name

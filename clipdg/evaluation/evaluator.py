@@ -1,9 +1,9 @@
 """One way to evaluate, for a script's ``trainer.test``, for a run, and in the middle of a fit.
 
-The images of a test set come as one stream of batches. An ``Evaluator`` takes each batch with its logits and adds up the
-metrics of every split, of all splits together and of each class subset. A method that adapts at test time is told when a
-domain's stream begins, and works on a copy that is as it was after the fit (``Streams``): what it saw of one domain
-never reaches the next, so the order of the domains and the presence of others do not matter.
+The images of a test set come as one stream of batches. An ``Evaluator`` takes each batch with its logits and adds up
+the metrics of every split, of all splits together and of each class subset. A method that adapts at test time is told
+when a domain's stream begins, and works on a copy that is as it was after the fit (``Streams``): what it saw of one
+domain never reaches the next, so the order of the domains and the presence of others do not matter.
 
 Legend: N images, C classes.
 """
@@ -125,6 +125,8 @@ class Evaluator:
         for test_set, stream in zip(self.test_sets, self._streams, strict=True):
             for name, tally in stream.tallies.items():
                 results[test_set.domain, name] = tally.compute()
+            if not stream.predictions:
+                continue
             parts = [torch.cat(column) for column in zip(*stream.predictions, strict=True)]
             if stream.num_dealt is not None:
                 parts = distributed.whole(parts, stream.num_dealt)

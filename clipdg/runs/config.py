@@ -41,7 +41,7 @@ class BenchmarkSettings:
     root: str | None = None
     skip: str | None = None
     half: typing.Literal["all", "base", "new"] = "all"
-    own: Any = NoSettings()
+    own: Any = field(default_factory=NoSettings)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class BackboneSettings:
     compile: bool = False
     pixels: typing.Literal["exact", "fast"] = "exact"
     features: typing.Literal["projected", "penultimate"] = "projected"
-    own: Any = NoSettings()
+    own: Any = field(default_factory=NoSettings)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MethodSettings:
     """``own``: the settings of the method's plug-in, a value of its ``config`` type."""
 
     name: str = "zero_shot"
-    own: Any = NoSettings()
+    own: Any = field(default_factory=NoSettings)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ObjectiveSettings:
     """``own``: the settings of the objective's plug-in."""
 
     name: str = "erm"
-    own: Any = NoSettings()
+    own: Any = field(default_factory=NoSettings)
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ class RunSettings:
     what each draws itself (dropout, light augmentation). ``strategy``: each holds the whole model, or (fsdp) a part.
     ``metrics``: metrics of one's own, dotted paths, beside the built-in ones.
 
-    ``plain``: the same as plain containers, which a record and other processes get; ``seeded``: its keys that follow the
-    seed.
+    ``plain``: the same as plain containers, which a record and other processes get. ``seeded``: its keys that follow
+    the seed.
     """
 
-    benchmark: BenchmarkSettings = BenchmarkSettings()
-    backbone: BackboneSettings = BackboneSettings()
-    method: MethodSettings = MethodSettings()
-    objective: ObjectiveSettings = ObjectiveSettings()
-    fit: FitSettings = FitSettings()
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
     shift: str | None = None
     shots: int | None = field(default=None, metadata={"min": 1})
     picks: str | None = None

@@ -45,7 +45,7 @@ def evaluate(plan: Plan, session: Session, classifier: Classifier, step: int | N
 
 
 def along_line(plan: Plan, session: Session, classifier: Classifier) -> dict[float, Results] | None:
-    """Results at each alpha of the method's curve but its own, whose weights the classifier then has; None without one."""
+    """Results at each alpha of the curve but the method's own, whose weights the classifier then has."""
     if plan.method.interpolates is None:
         return None
     own, found = plan.method.interpolates(plan.settings.method.own), {}

@@ -1,15 +1,18 @@
-"""Asking the Hugging Face hub with patience, and saying in one sentence why something cannot be had.
+"""Download files with patience, and say in one sentence why one cannot be had.
 
-A busy or broken network is tried five times; a server that says when to come back is obeyed.
+Downloads go through the libraries' own clients into their own caches, so a file lies where the library looks for it:
+huggingface_hub for repositories, torch.hub for what is in none. Both publish a file whole or not at all. A busy or
+broken network is tried five times; a server that says when to come back is obeyed.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,6 +82,77 @@ class Patience:
             f"{self.needs} needs {what}, which is not in {where}, and HF_HUB_OFFLINE is set; unset it, or fetch where "
             "there is a network and copy that folder"
         )
+
+
+class HubClient:
+    """Brings the files of a backbone here, with patience; a family's ``downloads`` gets one.
+
+    A file that is in its cache already is not asked for again. ``needs`` is the backbone ("timm:resnet50.tv_in1k"),
+    with which messages begin; ``say`` is told of every new try.
+
+    Each method raises ConfigError if there is no such repository or revision, NetworkError if it cannot be reached,
+    StorageError if the disk is full or closed.
+    """
+
+    def __init__(self, needs: str, say: Say | None = None) -> None:
+        self.needs, self._patience = needs, Patience(needs, say)
+
+    def first(self, repository: str, names: Sequence[str], revision: str | None = None) -> Path:
+        """The first of ``names`` that the repository has. Raises ConfigError if it has none of them."""
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        for name in names:
+            try:
+                return self._patience.ask(
+                    f"{name} of {at(repository, revision)}",
+                    hub_cache(),
+                    partial(self._file, repository, name, revision),
+                )
+            except RemoteEntryNotFoundError:
+                continue
+        raise ConfigError(f"{self.needs}: {at(repository, revision)} has no {' and no '.join(names)}")
+
+    def _file(self, repository: str, name: str, revision: str | None) -> Path:
+        import huggingface_hub
+
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+
+    def matching(self, repository: str, patterns: Sequence[str], revision: str | None = None) -> set[Path]:
+        """The files at the top of a repository that match; not those of other formats, which lie in folders."""
+        import huggingface_hub
+
+        def get() -> Path:
+            return Path(
+                huggingface_hub.snapshot_download(
+                    repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+                )
+            )
+
+        folder = self._patience.ask(f"{' and '.join(patterns)} of {at(repository, revision)}", hub_cache(), get)
+        return {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+
+    def url(self, address: str, folder: Path) -> Path:
+        """A file that is in no repository, in ``folder``.
+
+        Its name must end in the first digits of its SHA-256, as torch.hub's do, and what arrives is checked against
+        them. Raises ConfigError if it does not.
+        """
+        import torch
+
+        path = folder / address.rpartition("/")[2]
+        digits = torch.hub.HASH_REGEX.search(path.name)
+        if digits is None or len(digits.group(1)) < 8:
+            raise ConfigError(f"{self.needs}: {path.name} does not say its SHA-256, so what arrives cannot be checked")
+        if path.is_file():
+            return path
+        if is_offline():
+            raise self._patience.offline(path.name, folder)
+
+        def get() -> Path:
+            torch.hub.download_url_to_file(address, str(path), digits.group(1), progress=False)
+            return path
+
+        return self._patience.ask(path.name, folder, get)
 
 
 def _passing(error: Exception) -> str | None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from clipdg.core import plugins
 from clipdg.core.errors import ConfigError, DataError, DivergedError
-from clipdg.core.model import ClipBackbone
+from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.core.progress import Progress
 from clipdg.core.versions import version
 from clipdg.data.captioned_images import ImageTextPairs, Source, from_datasets, from_folder, from_webdataset
@@ -133,7 +133,7 @@ class ContrastivePretraining(lightning.LightningModule):
 
     def __init__(
         self,
-        backbone: ClipBackbone,
+        backbone: Backbone,
         lr: float = 3e-3,
         weight_decay: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -205,7 +205,8 @@ def generator(*words: int) -> torch.Generator:
 def open_source(config: PretrainConfig, size: int, progress: Progress | None = None) -> Source:
     """The pairs that a configuration names. Raises ConfigError or DataError naming what is missing."""
     if config.data == "miniatures":
-        web = plugins.plugin("benchmarks", "miniatures").web
+        from clipdg.benchmarks.miniatures import web
+
         drawn = (lambda done, total: progress("drawing the pairs", done, total)) if progress else None
         pixels, captions = web(config.seed, config.num_pairs, size, config.styles, drawn)
         return Source(captions, pixels=pixels)
@@ -261,19 +262,19 @@ def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None
     """
     path = out / f"{file_name(config)}.safetensors"
     family, _, model = config.backbone.partition(":")
-    plugin = plugins.plugin("backbones", family)
-    fresh = config.weights is None and hasattr(plugin, "initialise")
-    if config.size != 32 and not fresh:
+    plugin = plugins.backbone(family)
+    initialise = plugin.initialise if config.weights is None else None
+    if config.size != 32 and initialise is None:
         raise ConfigError(f"size={config.size} is for a fresh tiny; {config.backbone} has the size of its weights")
-    if fresh:
+    if initialise is not None:
         source = open_source(config, config.size, progress)
-        backbone = plugin.initialise(model or None, config.seed, source.captions, config.size)
+        opened = initialise(model or None, config.seed, source.captions, config.size)
     else:
-        backbone = plugin.load(model or None, config.weights)
-        source = open_source(config, backbone.preprocessing.size, progress)
-    start = "random" if backbone.weights.random else backbone.weights.fingerprint
+        opened = plugin.load(model or None, config.weights, plugin.config())
+        source = open_source(config, opened.preprocessing.size, progress)
+    start = "random" if opened.weights.random else opened.weights.fingerprint
     module = ContrastivePretraining(
-        backbone,
+        opened,
         config.lr,
         config.weight_decay,
         (config.beta1, config.beta2),
@@ -281,6 +282,7 @@ def pretrain(config: PretrainConfig, out: Path, progress: Progress | None = None
         config.augment == "light",
         config.seed,
     )
+    backbone = module.backbone  # the same one, which can be trained and stored
     pairs = source.pairs(backbone.preprocessing)
     with torch.no_grad():
         tokens = backbone.tokenize(pairs.captions)

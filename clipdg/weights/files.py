@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from clipdg.core import plugins
 from clipdg.core.errors import ConfigError, DataError, UnsafeError
 from clipdg.core.model import Preprocessing, Weights
 from clipdg.core.versions import version
@@ -31,7 +33,6 @@ from clipdg.storage.publish import canonical
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 # Where training checkpoints keep their weights: open_clip and Lightning, DeiT and DINO, timm's moving averages.
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
-LIBRARIES = {"open_clip": ("open_clip_torch", "timm"), "hf": ("transformers",), "timm": ("timm",)}  # of each family
 HEADER = "clipdg"  # one key only: safetensors writes several in an order that differs from process to process
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -92,9 +93,29 @@ def identify(
 
 
 def libraries(weights: Weights) -> dict[str, str]:
-    """The versions of the libraries that compute with these weights: what they make of them is stored under these."""
+    """The versions of torch and of the libraries that the family of these weights declares: what computes with them.
+
+    They are part of the name under which features are stored. Torch stands alone for weights of no family, as those of
+    a backbone that a script made.
+
+    Raises ConfigError if a library that the family declares is not installed.
+    """
     family = weights.backbone.partition(":")[0]
-    return {name: version(name) for name in ("torch", *LIBRARIES.get(family, ()))}
+    try:
+        declared = plugins.backbone(family).libraries
+    except ConfigError:  # no such family: one that loaded these weights can be found
+        declared = ()
+    return {"torch": version("torch"), **{name: _installed(name, family) for name in declared}}
+
+
+def _installed(library: str, family: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"the backbones of {family} declare the library '{library}', and no package of this name is installed: "
+            f"install it, or correct BackboneFamily.libraries, which are names as in `pip install open_clip_torch`"
+        ) from error
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> bytes:

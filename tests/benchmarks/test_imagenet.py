@@ -242,7 +242,7 @@ def test_the_family_in_its_own_folders(root: Path) -> None:
     assert benchmark.domains["r"].rows.labels.tolist() == [1, 1, 22, 22, 277, 277]
     assert benchmark.domains["objectnet"].rows.labels.tolist() == [CLOCK, CLOCK, CHAIR, CHAIR]
     assert [name for name, domain in benchmark.domains.items() if domain.eval_only] == ["objectnet"]
-    assert {name: len(view.ids) for name, view in benchmark.domains["imagenet"].views.items()} == {
+    assert {name: len(own.ids) for name, own in benchmark.domains["imagenet"].class_subsets.items()} == {
         "a-classes": 200, "r-classes": 200, "objectnet-classes": 125,
     }  # fmt: skip
     assert "ObjectNet: 2 images of classes that ImageNet does not have are left out" in benchmark.notes

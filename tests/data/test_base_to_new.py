@@ -22,7 +22,7 @@ def bench() -> Benchmark:
     rows = ArrayRows(images, labels, [f"r{i}" for i in range(10)])
     splits = {"train": np.arange(7), "test": np.arange(7, 10)}
     subset = Subset((0, 1, 3, 4), groups=((0, 1), (3, 4)))
-    domain = Domain("x", rows, splits, subset, views={"v": Subset((1, 2, 4))}, pool=lambda: rows)
+    domain = Domain("x", rows, splits, subset, class_subsets={"v": Subset((1, 2, 4))}, pool=lambda: rows)
     return Benchmark("b", CLASSES, {"x": domain}, wnids=tuple(f"n{c}" for c in CLASSES))
 
 
@@ -45,10 +45,10 @@ def test_images_keep_their_class_split_and_pixels() -> None:
     assert x.pool().labels.tolist() == [0, 1, 0, 1]
 
 
-def test_subsets_and_views_are_those_of_the_half() -> None:
+def test_subsets_are_those_of_the_half() -> None:
     x = base_to_new.of(bench(), "new").domains["x"]
     assert x.subset == Subset((0, 1), groups=((0, 1),))
-    assert x.views == {"v": Subset((1,))}
+    assert x.class_subsets == {"v": Subset((1,))}
 
 
 def test_a_half_of_one_class_is_refused() -> None:

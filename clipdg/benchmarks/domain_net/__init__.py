@@ -18,6 +18,7 @@ from clipdg.benchmarks import _domains
 from clipdg.benchmarks._domains import Dassl, DomainSet, Member
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Hub, Source
+from clipdg.core.plugins import BenchmarkSource
 
 _FOLDERS = """
 The_Eiffel_Tower The_Great_Wall_of_China The_Mona_Lisa aircraft_carrier airplane alarm_clock ambulance angel
@@ -82,7 +83,6 @@ DOMAIN_NET = DomainSet(
         "train, which is holdout=0 here.",
     ),
 )  # fmt: skip
-SOURCES = (DOMAIN_NET.source,)
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,6 @@ def duplicates() -> tuple[str, ...]:
     """DomainBed's list of what it removes, "clipart/bus/clipart_046_000017.jpg"."""
     content = (Path(__file__).parent / "duplicates.txt.gz").read_bytes()
     return tuple(gzip.decompress(content).decode().split())
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=(DOMAIN_NET.source,))

@@ -38,7 +38,7 @@ from clipdg.benchmarks.imagenet.sets import BY_DEFAULT_FROM_HUB, CORRUPTED, SETS
 from clipdg.core.benchmark import Benchmark, Domain, Shift, Subset
 from clipdg.core.download_source import Hub, Source
 from clipdg.core.errors import ConfigError
-from clipdg.core.plugins import nearest
+from clipdg.core.plugins import BenchmarkSource, nearest
 from clipdg.data.rows import Table, TableRows, open_table
 from clipdg.records.statistics import ALEXNET_ERRORS
 
@@ -108,8 +108,8 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
     opened = {name: _open(name, where, config.objectnet_border) for name in chosen}
     domains = {name: one.domain for name, one in opened.items()}
     if SOURCE in domains:
-        views = {f"{name}-classes": own for name in domains if (own := subset(name)) is not None}
-        domains[SOURCE] = _source(domains[SOURCE], views, where)
+        class_subsets = {f"{name}-classes": own for name in domains if (own := subset(name)) is not None}
+        domains[SOURCE] = _source(domains[SOURCE], class_subsets, where)
     abouts = list({one.about.title: one.about for one in opened.values()}.values())
     return Benchmark(
         "imagenet",
@@ -286,7 +286,7 @@ def _ids(table: Table) -> list[str]:
     return [f"{i:07}" for i in range(len(table))]
 
 
-def _source(domain: Domain, views: Mapping[str, Subset], where: _Where) -> Domain:
+def _source(domain: Domain, class_subsets: Mapping[str, Subset], where: _Where) -> Domain:
     """ImageNet with the evaluations that belong to other sets, and with train, where there is one, as its pool."""
 
     @cache
@@ -298,7 +298,14 @@ def _source(domain: Domain, views: Mapping[str, Subset], where: _Where) -> Domai
     rows = domain.rows
     named = TableRows(rows.table, rows.indices, rows.labels, [f"val/{name}" for name in rows.ids])
     has_train = where.is_hub or where.has("train", TRAIN)
-    return Domain(SOURCE, named, domain.splits, noun=domain.noun, views=views, pool=pool if has_train else None)
+    return Domain(
+        SOURCE,
+        named,
+        domain.splits,
+        noun=domain.noun,
+        class_subsets=class_subsets,
+        pool=pool if has_train else None,
+    )
 
 
 def _shifts(domains: Sequence[str] | Mapping[str, Domain]) -> tuple[Shift, ...]:
@@ -345,3 +352,6 @@ def _places(given: Sequence[str]) -> dict[str, Path]:
         if not found[name].exists():
             raise ConfigError(f"benchmark.places: {name} is not there: no {found[name]}")
     return found
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build, sources=SOURCES)

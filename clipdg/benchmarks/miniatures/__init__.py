@@ -29,6 +29,7 @@ from clipdg.benchmarks.miniatures.shapes import KINDS
 from clipdg.core import plugins
 from clipdg.core.benchmark import Benchmark, Domain, Shift, leave_one_out
 from clipdg.core.errors import ConfigError, StorageError
+from clipdg.core.plugins import BenchmarkSource
 from clipdg.core.versions import version
 from clipdg.data.rows import ArrayRows
 from clipdg.storage import cache_folder
@@ -299,3 +300,6 @@ def _classes(num: int) -> tuple[str, ...]:
 def _and(words: Mapping[str, object] | Sequence[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=build)

@@ -1,4 +1,4 @@
-"""Top-5 accuracy: the share of images whose label is among the five likeliest classes; none of five classes or fewer."""
+"""Top-5 accuracy: the share of images whose label is among the five likeliest of more than five classes."""
 
 from __future__ import annotations
 
