@@ -1,6 +1,7 @@
 """clipdg: does a classifier keep its accuracy on domains it was not trained on?
 
-The names below load what they need when they are first used, so that importing clipdg costs nothing.
+The names below load what they need when they are first used, so that importing clipdg costs nothing. Every method is a
+function too: ``clipdg.tip_adapter(backbone, data)`` is ``clipdg.method("tip_adapter", backbone, data)``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         load_backbone,
         load_benchmark,
         load_context,
+        method,
         run,
         save_context,
         zero_shot,
@@ -35,6 +37,7 @@ __all__ = [
     "load_benchmark",
     "load_context",
     "load_records",
+    "method",
     "run",
     "save_context",
     "zero_shot",
@@ -44,6 +47,10 @@ torchvision_guard.install()
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'clipdg' has no attribute '{name}'")
-    return getattr(import_module("clipdg.report.frame" if name == "load_records" else "clipdg.api"), name)
+    if name == "load_records":
+        return import_module("clipdg.report.frame").load_records
+    if name in __all__:
+        return getattr(import_module("clipdg.api"), name)
+    if not name.startswith("_") and name in import_module("clipdg.core.plugins").names("methods"):
+        return import_module("clipdg.api").maker(name)
+    raise AttributeError(f"module 'clipdg' has no attribute '{name}'")

@@ -54,7 +54,7 @@ def check(
 
     known = check_.read_manifest(against) if against else None
     with Progress() as progress, unlooked():
-        opened = open_benchmark(resolved.values["benchmark"])
+        opened = open_benchmark(resolved.benchmark)
         found = check_.check(opened, progress)
     if known is not None:
         found.problems += check_.changes(known, found.lines)

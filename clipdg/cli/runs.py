@@ -74,7 +74,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", show_default=False)] = None,
     out: Out = Path("results/sweep"),
-    engine: Annotated[str, typer.Option("--engine", help="local, ray or slurm.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", help="local, ray, slurm, or a dotted path of your own.")] = "local",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
     cpus: Annotated[float | None, typer.Option("--cpus", min=0.0, help="ray: cores a run, 1 if not given.")] = None,
     gpus: Annotated[
@@ -92,12 +92,12 @@ def sweep(
     planned = sweep_file.plan(file, overrides or [])
     if not dry_run:
         check_folder(out)
-    from clipdg.runs import engines
     from clipdg.runs.session import Session
+    from clipdg.runs.task import EngineOptions, choose
 
     with Progress() as progress, stoppable():
         session = Session(progress=progress)
-        chosen = engines.choose(engine, jobs, session, cpus, gpus)
+        chosen = choose(engine, EngineOptions(jobs, session, cpus, gpus))
         surveyed = sweep_.survey(planned, out, session)
         for problem in surveyed.corrupt:
             say(f"clipdg: not counted: {problem}")

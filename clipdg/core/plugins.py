@@ -85,8 +85,8 @@ class BackboneFamily(Generic[C]):
 
     def __post_init__(self) -> None:
         _check_settings(self.config)
-        if isinstance(self.libraries, str):
-            raise ConfigError("libraries is a tuple of package names, such as ('timm',)")
+        if not isinstance(self.libraries, tuple):
+            raise ConfigError(f"libraries is {self.libraries!r}; it is a tuple of package names, such as ('timm',)")
 
 
 @dataclass(frozen=True, kw_only=True)

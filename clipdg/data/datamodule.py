@@ -145,7 +145,7 @@ class DataModule(lightning.LightningDataModule):
 
     train: the images that are fitted on. val: those that settings are chosen on. test: one loader for each domain in
     ``test_names``, with the images of its reported split; of a method that was fitted on the validation images in the
-    end, no source is tested on them. See data/protocol.py. No image of a target is read before a test loader is iterated.
+    end, no source is tested on them (data/protocol.py). No image of a target is read before a test loader is.
 
     A clipdg module says how it wants its batches; any other gets shuffled batches of ``batch_size``.
     """

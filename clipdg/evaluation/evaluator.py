@@ -199,4 +199,11 @@ def _own_part(batch: Batch, stream: _Stream) -> Batch:
     if stream.num_dealt is None:
         return batch
     own = max(0, distributed.num_own(stream.num_dealt) - stream.num_seen)
-    return Batch(*(None if column is None else column[:own] for column in batch))
+    inputs, labels, domains, indices, splits = batch
+    return Batch(
+        inputs[:own],
+        labels[:own],
+        None if domains is None else domains[:own],
+        indices[:own],
+        None if splits is None else splits[:own],
+    )

@@ -68,7 +68,7 @@ def classify(
         settings.templates = None
     texts = texts_of(settings, benchmark) if context is None else None
     learnt = learned_method.read(context) if context is not None else None
-    backbone = open_backbone(config.load(values={"backbone": {"name": spec, "weights": weights}}).values["backbone"])
+    backbone = open_backbone(config.load(values={"backbone": {"name": spec, "weights": weights}}).backbone)
     if not isinstance(backbone, ClipBackbone):
         raise ConfigError(f"classify needs a text encoder and {backbone.name} has none; use a CLIP backbone")
     for label in labels:

@@ -28,14 +28,16 @@ def run(out: Path, progress: Progress, on_step: Callable[[sweep_.Step], None]) -
 
     torch.set_num_threads(1)
     planned = sweep_file.plan(RUNS)
-    alone = [r for r in planned if r.values["backbone"]["weights"] is not None]
+    alone = [r for r in planned if r.backbone.weights is not None]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _in_background) as pool:
         try:
             resnets = pool.submit(sweep_.execute, alone, out)
             weights = pretrain(out, progress)
-            over_clip = [r for r in planned if r.values["backbone"]["weights"] is None]
-            for resolved in over_clip:
-                resolved.values["backbone"]["weights"] = str(weights)
+            over_clip = [
+                r.changed(backbone={**r.plain["backbone"], "weights": str(weights)})
+                for r in planned
+                if r.backbone.weights is None
+            ]
             outcome = sweep_.execute(over_clip, out, progress, on_step)
             if not resnets.done():
                 progress("waiting for the ResNets", 0, 1)

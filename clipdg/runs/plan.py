@@ -159,7 +159,7 @@ def plans(settings: RunSettings, session: Session) -> list[Plan]:
     for shift in shifts:
         check_shift(benchmark, shift)
         data = session.data_fingerprint(benchmark)
-        drawn, names = benchmark, ()
+        drawn, names = benchmark, tuple[str, ...]()
         if method.trains != "nothing":
             drawn, names = with_pools(benchmark, shift, settings.shots, settings.seed, settings.holdout, picks)
         # They are no part of the data's fingerprint: tables hold runs that were tested on the same images.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipdg.core.model import Backbone
 from clipdg.core.versions import version
 from clipdg.data.inputs import squashed
 from clipdg.evaluation.evaluator import Results
@@ -163,7 +164,8 @@ def _listed(plan: Plan, key: str, results: Mapping[Any, Results]) -> list[dict[s
 
 def kept_of(run: Finished) -> tuple[bytes, bytes]:
     """The trained tower and its classifier as files, see weights/finetuned_tower.py."""
-    plan, tower = run.plan, run.classifier.backbone
+    plan = run.plan
+    tower: Backbone = run.classifier.backbone
     if plan.method.merged is not None:
         tower = plan.method.merged(tower, copy.deepcopy(plan.backbone))
     spec = plan.backbone.preprocessing

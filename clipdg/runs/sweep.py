@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipdg.core import plugins
 from clipdg.core.errors import ClipdgError, RecordError, StorageError
 from clipdg.records.folder import read_records
 from clipdg.records.identity import NOT_IDENTITY, flatten
 from clipdg.records.identity import called as called_name
 from clipdg.records.record import Record
 from clipdg.runs import config, status
-from clipdg.runs.engines import Ended, Engine, Task, ending
 from clipdg.runs.engines.local import Local
+from clipdg.runs.task import Ended, Engine, Task, ending
 from clipdg.storage.publish import digest
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ class Step:
     left: float | None
 
 
-def survey(planned: Sequence[config.Resolved], out: Path, session: Session) -> Survey:
+def survey(planned: Sequence[config.RunSettings], out: Path, session: Session) -> Survey:
     """Find the runs of each configuration and which of them are done; opens benchmarks and backbones, runs nothing."""
-    from clipdg.runs.run import identify
+    from clipdg.runs.plan import identify
 
     found, corrupt = read_records([out]) if out.is_dir() else ([], [])
     known = {r.run_id: r for r in found}
@@ -84,18 +85,18 @@ def survey(planned: Sequence[config.Resolved], out: Path, session: Session) -> S
     tasks: dict[str, Task] = {}
     failed = []
     broken: dict[str, Ended] = {}  # what cannot be opened is tried once
-    for resolved in planned:
-        parts = digest([resolved.values["benchmark"], resolved.values["backbone"]])
+    for settings in planned:
+        parts = digest([settings.plain["benchmark"], settings.plain["backbone"]])
         if parts in broken:
-            failed.append(Failure(name(resolved.values), broken[parts]))
+            failed.append(Failure(name(settings.plain), broken[parts]))
             continue
         try:
-            identities = identify(resolved, session)
+            identities = identify(settings, session)
         except ClipdgError as error:
-            failed.append(Failure(name(resolved.values), ending(error)))
+            failed.append(Failure(name(settings.plain), ending(error)))
             try:
-                session.benchmark(resolved.values["benchmark"])
-                session.backbone(resolved.values["backbone"])
+                session.benchmark(settings.benchmark)
+                session.backbone(settings.backbone)
             except ClipdgError:
                 broken[parts] = ending(error)
             continue
@@ -104,10 +105,10 @@ def survey(planned: Sequence[config.Resolved], out: Path, session: Session) -> S
             if record is not None:
                 done[identity.run_id] = record
             elif identity.run_id not in tasks:
-                values = resolved.values | {"shift": identity.shift}
+                values = {**settings.plain, "shift": identity.shift}
                 several = len(identities) > 1
                 called = name(values) + (f", {identity.shift}" if several else "")
-                tasks[identity.run_id] = Task(called, values, resolved.seeded, str(out), identity.run_id)
+                tasks[identity.run_id] = Task(called, values, settings.seeded, str(out), identity.run_id)
     return Survey(tuple(done.values()), tuple(tasks.values()), tuple(failed), tuple(corrupt))
 
 
@@ -118,7 +119,7 @@ def name(values: Mapping[str, Any]) -> str:
 
 
 def execute(
-    planned: Sequence[config.Resolved],
+    planned: Sequence[config.RunSettings],
     out: Path,
     progress: Progress | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -229,9 +230,7 @@ class _Execution:
 
 
 def _goes_over_features(task: Task) -> bool:
-    from clipdg.core import plugins
-
-    return bool(plugins.plugin("methods", task.values["method"]["name"]).TRAINS != "everything")
+    return not plugins.method(task.values["method"]["name"]).trains_backbone
 
 
 def _features_of(task: Task) -> str:

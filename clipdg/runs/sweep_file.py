@@ -58,7 +58,7 @@ class _Random:
         return {key: search_space.draw(how, drawn, name) for key, (name, how) in self.settings.items()}
 
 
-def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.Resolved]:
+def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.RunSettings]:
     """Every configuration of a sweep file, checked, in its order; ``overrides`` apply to each.
 
     ``seed=5`` among the overrides takes the place of all seeds; what an override makes the same is planned once.
@@ -75,7 +75,7 @@ def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.Resolved]:
     if not isinstance(runs, list) or not runs or not all(isinstance(r, dict) for r in runs):
         raise ConfigError(f"{file}: runs is a list of settings, one for each row of the table")
     fixed = config.settings_of(None, overrides)
-    planned: list[config.Resolved] = []
+    planned: list[config.RunSettings] = []
     first: dict[str, tuple[str, str | None]] = {}
     for number, row in enumerate(runs):
         where = f"{file}, run {number + 1}" + (f" ({row['label']})" if row.get("label") else "")
@@ -84,7 +84,7 @@ def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.Resolved]:
                 resolved = config.resolve(config.merged(base, settings, fixed))
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
-            label, key = resolved.values["label"], _key(resolved)
+            label, key = resolved.label, _key(resolved)
             if key not in first:
                 first[key] = where, label
                 planned.append(resolved)
@@ -182,7 +182,7 @@ def _no_seed(given: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where} has 'seed'; give seeds: [0, 1, 2]")
 
 
-def _key(resolved: config.Resolved) -> str:
+def _key(resolved: config.RunSettings) -> str:
     """The same for two configurations exactly if they are one run."""
-    flat = {k: v for k, v in flatten(resolved.values).items() if k not in _NO_OTHER_RUN}
+    flat = {k: v for k, v in flatten(resolved.plain).items() if k not in _NO_OTHER_RUN}
     return digest([flat, resolved.seeded])

@@ -40,9 +40,6 @@ def _build_nothing(*_: Any) -> nn.Module:
 # What a module is that comes without a definition, as in a script of one's own: fitted by gradient descent if it is
 # given a Fit, and evaluated in any case.
 PLAIN = plugins.Method(config=plugins.NoSettings, build=_build_nothing, trains="method", fit=lambda _: None)
-PLAIN_BACKBONE = plugins.Method(
-    config=plugins.NoSettings, build=_build_nothing, trains="everything", fit=lambda _: None
-)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdg.core import signals
+from clipdg.core.plugins import Engine
 from clipdg.runs import status
-from clipdg.runs.engines import Ended, Task, perform
+from clipdg.runs.task import Ended, EngineOptions, Task, perform
 
 if TYPE_CHECKING:
     from clipdg.runs.session import Session
@@ -175,3 +176,11 @@ def _work(connection: Connection, log: Path, jobs: int) -> None:
         return
     except signals.Stopped:
         sys.exit(signals.EXIT_CODE)
+
+
+def make(options: EngineOptions) -> Local:
+    """Processes of this machine, or this process for one job."""
+    return Local(options.jobs, options.session)
+
+
+ENGINE = Engine(make=make)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clipdg.core.errors import ConfigError
-from clipdg.runs.engines import Ended, Task, ending
+from clipdg.core.plugins import Engine
+from clipdg.runs.task import Ended, EngineOptions, Task, ending
 
 if TYPE_CHECKING:
     from clipdg.runs.session import Session
@@ -110,8 +111,8 @@ class Ray:
 
 
 def _perform(task: Task) -> Ended:
-    from clipdg.runs.engines import perform
     from clipdg.runs.session import Session
+    from clipdg.runs.task import perform
 
     if not _session:
         _session.append(Session())
@@ -119,3 +120,12 @@ def _perform(task: Task) -> Ended:
         return perform(task, _session[0])
     except KeyboardInterrupt:
         return Ended("elsewhere")
+
+
+def make(options: EngineOptions) -> Ray:
+    """Raises ConfigError if Ray is not installed."""
+    cpus, gpus = options.cpus, options.gpus
+    return Ray(options.jobs, 1.0 if cpus is None else cpus, 1.0 if gpus is None else gpus)
+
+
+ENGINE = Engine(make=make, takes_resources=True)

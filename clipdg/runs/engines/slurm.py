@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdg.core.errors import ConfigError
+from clipdg.core.plugins import Engine
 from clipdg.runs import status
-from clipdg.runs.engines import Ended, Task, perform
+from clipdg.runs.task import Ended, EngineOptions, Task, perform
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -94,3 +95,11 @@ def _endings(job: Any, count: int) -> list[Ended]:
         return list(job.result())
     lines = (job.stderr() or "").splitlines()[-status.NUM_LINES :]
     return [Ended("killed", f"job {job.job_id} ended: {str(error).splitlines()[0]}", tuple(lines), again=True)] * count
+
+
+def make(options: EngineOptions) -> Slurm:
+    """Raises ConfigError if submitit is not installed."""
+    return Slurm(options.jobs)
+
+
+ENGINE = Engine(make=make)
