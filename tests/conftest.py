@@ -89,3 +89,11 @@ def plugins_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "a_user.py").write_text((Path(__file__).parent / "helpers" / "plugins_of_a_user.py").read_text())
     monkeypatch.syspath_prepend(str(package.parent))
     return package.parent
+
+
+@pytest.fixture
+def helpers_of(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``helpers_of.three_styles``: tests/helpers as a package, whose files have dotted paths."""
+    place = tmp_path_factory.mktemp("path")
+    (place / "helpers_of").symlink_to(Path(__file__).parent / "helpers")
+    monkeypatch.syspath_prepend(str(place))

@@ -97,6 +97,7 @@ class Classifier(lightning.LightningModule):
         self.settings: dict[str, Any] | None = None  # the method's, with its name, where a script made it by them
         self.classes: tuple[str, ...] = ()  # the same
         self.random_state: RandomState | None = None  # of torch, in which a fit begins; None for whatever it is in
+        self._outside: RandomState | None = None  # the one before the fit, in which a script goes on after it
         self.average = Average.of(fit)
         self._augmentation = torch.Generator().manual_seed(seed)
         self.generators = {"augmentation": self._augmentation}  # part of the state of a fit
@@ -195,6 +196,7 @@ class Classifier(lightning.LightningModule):
             raise ConfigError(f"{type(self.method).__name__} has nothing to fit; call trainer.test")
         self.train()  # backbones are loaded in evaluation mode, and Lightning keeps each module in the mode it finds
         if self.random_state is not None:
+            self._outside = RandomState.now()
             self.random_state.restore()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -280,6 +282,9 @@ class Classifier(lightning.LightningModule):
         if self.average is not None:
             self.average.finish(self)
         self.interpolate()
+        if self._outside is not None:
+            self._outside.restore()
+            self._outside = None
 
     def interpolate(self) -> None:
         """Take the weights of a method that interpolates to its place on the line from before the fit to after it."""
