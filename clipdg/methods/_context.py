@@ -26,7 +26,7 @@ from clipdg.text.prompt_encoder import Prompts
 Position = Literal["end", "middle", "front"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Learning:
     """``context_init``: text whose token embeddings the context starts from; it then has as many vectors as tokens.
 
@@ -58,13 +58,20 @@ class Learning:
 class Scheduled(Protocol):
     """Settings of a fit as Dassl's, of a context or of anything else."""
 
-    epochs: int
-    lr: float
-    batch_size: int
-    weight_decay: float
-    momentum: float
-    warmup_epochs: int
-    warmup_lr: float
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def warmup_epochs(self) -> int: ...
+    @property
+    def warmup_lr(self) -> float: ...
 
 
 class Seen(NamedTuple):

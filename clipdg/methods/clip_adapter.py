@@ -18,16 +18,13 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.methods import _context
 from clipdg.text import prompts
 from clipdg.text.templates import Prompted, texts_of
 
-TRAINS = "method"
-NEEDS_TEXT = True
-REPRESENTS = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config(Prompted):
     """``reduction``: how many times narrower than the feature the bottleneck is."""
 
@@ -82,3 +79,15 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ClipAdapt
 
 def fit(config: Config) -> Fit:
     return _context.schedule(config)
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="method",
+    needs_text=True,
+    fit=fit,
+    represents=True,
+    represent=ClipAdapter.represent,
+    classify=ClipAdapter.classify,
+)

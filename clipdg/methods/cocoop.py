@@ -23,17 +23,15 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone, TextTower
+from clipdg.core.plugins import Method
 from clipdg.methods import _context
 from clipdg.text.prompt_encoder import Prompts
 
-TRAINS = "method"
-NEEDS_TEXT = True
-LEARNS_CONTEXT = True
 PROMPTS = 256
 REDUCTION = 16  # of the network's inner layer
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(_context.Learning):
     """See _context.py; a context that is each image's own cannot be each class's too."""
 
@@ -107,3 +105,6 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> CoCoOp:
 
 def fit(config: Config) -> Fit:
     return _context.schedule(config)
+
+
+METHOD = Method(config=Config, build=build, trains="method", needs_text=True, fit=fit, learns_context=True)

@@ -11,30 +11,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone
+from clipdg.core.plugins import Method
 from clipdg.weights import learned_method
 
-TRAINS = "nothing"
-NEEDS_TEXT = True
-NEEDS_FILE = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     file: str | None = None
 
 
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> nn.Module:
-    """See contexts.before for what is refused."""
+class LearntContext(nn.Module):
+    """The method of a learnt context before other class names; ``story`` says where it comes from."""
+
+    def __init__(self, method: nn.Module, story: dict[str, Any]) -> None:
+        super().__init__()
+        self.method, self.story = method, story
+
+    @property
+    def context(self) -> Tensor:
+        """The learnt vectors (M, W), or (C, M, W) with one context for each class."""
+        found = self.method.context
+        assert isinstance(found, Tensor)
+        return found
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C)"""
+        logits: Tensor = self.method(features)
+        return logits
+
+
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> LearntContext:
+    """Raises ConfigError; ``learned_method.before`` says for what."""
     learnt = _read(config)
     method = learned_method.before(learnt, backbone, benchmark)
     method.requires_grad_(False)
-    method.story = {"method": dict(learnt.method), "classes": len(learnt.classes), "made": dict(learnt.made)}  # type: ignore[assignment]  # no parameter
-    return method
+    return LearntContext(
+        method, {"method": dict(learnt.method), "classes": len(learnt.classes), "made": dict(learnt.made)}
+    )
 
 
 def said(config: Config) -> dict[str, Any]:
@@ -46,3 +64,14 @@ def _read(config: Config) -> learned_method.Learnt:
     if config.file is None:
         raise ConfigError("method context needs a file; give method.file=RUN_ID.safetensors, which a run of coop left")
     return learned_method.read(Path(config.file).expanduser())
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="nothing",
+    needs_text=True,
+    needs_file=True,
+    said=said,
+    story=lambda module: module.story,
+)

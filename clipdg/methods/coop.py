@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone
+from clipdg.core.plugins import Method
 from clipdg.methods import _context
 
-TRAINS = "method"
-NEEDS_TEXT = True
-LEARNS_CONTEXT = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config(_context.Learning):
     """See _context.py."""
 
@@ -33,3 +30,14 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> _context.
 
 def fit(config: Config) -> Fit:
     return _context.schedule(config)
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="method",
+    needs_text=True,
+    fit=fit,
+    learns_context=True,
+    regularize=_context.PromptLearner.regularized,
+)

@@ -23,12 +23,10 @@ from torch.nn import functional as F
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone
-
-TRAINS = "everything"
-NEEDS_TEXT = False
+from clipdg.core.plugins import Method
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """``resize``: images as the weights want them, or both sides to the size, bilinearly (DomainBed).
 
@@ -50,7 +48,7 @@ class Config:
     val_transform: Literal["clean", "domainbed"] = "clean"
 
 
-class Head(nn.Linear):
+class LinearHead(nn.Linear):
     """A linear classifier behind dropout, which objectives on features see too, as in DomainBed."""
 
     def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
@@ -70,8 +68,8 @@ class Head(nn.Linear):
         return self.classify(self.represent(features))
 
 
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
-    return Head(backbone.embed_dim, len(benchmark.classes), config.dropout)
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> LinearHead:
+    return LinearHead(backbone.embed_dim, len(benchmark.classes), config.dropout)
 
 
 def fit(config: Config) -> Fit:
@@ -89,3 +87,13 @@ def fit(config: Config) -> Fit:
         squash=config.resize == "squash",
         val_augmented=config.val_transform == "domainbed",
     )
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="everything",
+    fit=fit,
+    represent=LinearHead.represent,
+    classify=LinearHead.classify,
+)

@@ -18,37 +18,36 @@ from torch.nn import functional as F
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone
+from clipdg.core.plugins import Method
 from clipdg.weights import finetuned_tower
 
-TRAINS = "nothing"
-NEEDS_TEXT = False
-NEEDS_FILE = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     file: str | None = None
 
 
-class Head(nn.Module):
-    """Legend: N images, C classes, D features."""
+class StoredHead(nn.Module):
+    """A linear classifier from a file; ``story`` says where it comes from.
+
+    Legend: N images, C classes, D features."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, unit: bool) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, unit: bool, story: dict[str, Any]) -> None:
         """``weight``: (C, D). ``unit``: whether features are brought to unit length first."""
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.unit = unit
+        self.unit, self.story = unit, story
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
         return F.linear(F.normalize(features, dim=1) if self.unit else features, self.weight, self.bias)
 
 
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> StoredHead:
     """Raises ConfigError for another tower than the classifier's, and for a class that it does not know."""
     found = _read(config)
     own, theirs = found.backbone, backbone.weights
@@ -67,9 +66,8 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
         )
     rows = torch.tensor([found.classes.index(name) for name in benchmark.classes])
     device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
-    head = Head(found.weight[rows].to(device), found.bias[rows].to(device), found.unit)
-    head.story = {"method": found.method, "classes": len(found.classes), "made": dict(found.made)}  # type: ignore[assignment]  # no parameter
-    return head
+    story = {"method": found.method, "classes": len(found.classes), "made": dict(found.made)}
+    return StoredHead(found.weight[rows].to(device), found.bias[rows].to(device), found.unit, story)
 
 
 def said(config: Config) -> dict[str, Any]:
@@ -77,10 +75,15 @@ def said(config: Config) -> dict[str, Any]:
     return {"file": f"sha256:{_read(config).digest}"}
 
 
-def _read(config: Config) -> finetuned_tower.Head:
+def _read(config: Config) -> finetuned_tower.StoredClassifier:
     if config.file is None:
         raise ConfigError(
             "method head needs a file; give method.file=RUN_ID.head.safetensors, which a run of erm, lora or wise_ft "
             "with keep_weights=true left"
         )
     return finetuned_tower.read(Path(config.file).expanduser())
+
+
+METHOD = Method(
+    config=Config, build=build, trains="nothing", needs_file=True, said=said, story=lambda module: module.story
+)

@@ -16,16 +16,13 @@ from torch import Tensor, nn
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.methods import _context
 from clipdg.text import prompts
 from clipdg.text.templates import Prompted, texts_of
 
-TRAINS = "method"
-NEEDS_TEXT = True
-LEARNS_CONTEXT = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config(_context.Learning, Prompted):
     """``templates`` and the rest of templates.py: the written prompts. See _context.py for the learnt ones."""
 
@@ -57,3 +54,14 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> _context.
 
 def fit(config: Config) -> Fit:
     return _context.schedule(config)
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="method",
+    needs_text=True,
+    fit=fit,
+    learns_context=True,
+    regularize=_context.PromptLearner.regularized,
+)

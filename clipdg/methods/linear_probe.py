@@ -34,16 +34,15 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.methods._logistic import Logistic, Solution
 from clipdg.text import prompts
 
-TRAINS = "solver"
-NEEDS_TEXT = False
 DECADES, PER_DECADE = 6, 8  # the paper's grid: 1e-6 to 1e6
 LAST = 2 * DECADES * PER_DECADE  # its last index; the first is 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """``c``: inverse strength of the penalty, without a sweep. ``normalize``: features to unit length first.
 
@@ -77,8 +76,6 @@ class LinearProbe(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_classes, embed_dim), requires_grad=learns)
         self.bias = nn.Parameter(torch.zeros(num_classes), requires_grad=learns)
         self.register_buffer("origin", torch.zeros_like(self.weight) if origin is None else origin.float())
-        self.needs_validation = config.sweep
-        self.refitted = False  # on the validation images too
         self.converged: bool | None = None
         self.story: dict[str, Any] = {}
 
@@ -106,7 +103,6 @@ class LinearProbe(nn.Module):
                 both = self._problem(torch.cat([x, val_x]), torch.cat([labels, val_labels]))
                 solution = both.solve(solution.c, near=solution)
                 self.story |= _told(solution)
-                self.refitted = True
         self.converged = solution.converged and all(t["converged"] for t in self.story.get("sweep", []))
         self.weight.data.copy_(solution.weight - self.origin)
         self.bias.data.copy_(solution.bias)
@@ -188,3 +184,16 @@ def fit(config: Config) -> Fit | None:
         weight_decay=config.weight_decay,
         schedule="cosine_step",
     )
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="solver",
+    fit=fit,
+    solve=LinearProbe.solve,
+    validates=lambda config: config.sweep,
+    refits=lambda config: config.sweep and config.refit,
+    story=lambda module: module.story,
+    converged=lambda module: module.converged,
+)

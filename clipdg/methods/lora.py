@@ -23,11 +23,10 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.methods._zero_shot_head import ZeroShotHead, directions
 from clipdg.text.templates import Prompted
 
-TRAINS = "everything"
-NEEDS_TEXT = True
 FUSED = re.compile(r"model\.visual\.transformer\.resblocks\.\d+\.attn")  # open_clip
 PROJECTIONS = re.compile(
     r"image\.blocks\.\d+\.(qkv|out)"  # tiny:vit
@@ -36,7 +35,7 @@ PROJECTIONS = re.compile(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(Prompted):
     """Prompts: see templates.py. ``dropout``: of an update's inputs. ``head``: whether the classifier learns too."""
 
@@ -78,18 +77,12 @@ class SelfAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(n, length, width)), None
 
 
-class Head(ZeroShotHead):
-    """The zero-shot classifier, over a tower of which the updates alone are trained."""
-
-    def trains(self, name: str) -> bool:
-        """Whether the backbone's parameter ``name`` is."""
-        return ".lora_" in name
-
-
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShotHead:
     """Changes ``backbone``. Raises ConfigError if its image tower has no attention projections known here."""
     assert isinstance(backbone, ClipBackbone)
-    head = Head(directions("lora", config, backbone, benchmark).clone(), backbone.logit_scale, learns=config.head)
+    head = ZeroShotHead(
+        directions("lora", config, backbone, benchmark).clone(), backbone.logit_scale, learns=config.head
+    )
     adapt(backbone, config)
     return head
 
@@ -160,3 +153,16 @@ def _can_be_cut(module: nn.Module) -> bool:
         and not module.add_zero_attn
         and not module.dropout
     )
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="everything",
+    needs_text=True,
+    fit=fit,
+    represent=ZeroShotHead.represent,
+    classify=ZeroShotHead.classify,
+    trains_parameter=lambda name: ".lora_" in name,
+    merged=merged,
+)

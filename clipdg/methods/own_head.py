@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone, HeadedBackbone
-
-TRAINS = "nothing"
-NEEDS_TEXT = False
-NEEDS_HEAD = True
+from clipdg.core.plugins import Method
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """It has no settings."""
 
@@ -65,3 +62,6 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> OwnHead:
     device = next(backbone.parameters()).device  # type: ignore[attr-defined]  # every backbone is an nn.Module
     order = torch.tensor([place[wnid] for wnid in benchmark.wnids], device=device)
     return OwnHead(backbone, order)  # type: ignore[arg-type]  # it has head_wnids, as asked above
+
+
+METHOD = Method(config=Config, build=build, trains="nothing", needs_head=True)

@@ -21,15 +21,14 @@ from torch.nn import functional as F
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import DataError, DivergedError
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.text import prompts
 from clipdg.text.templates import Prompted, texts_of
 
-TRAINS = "solver"
-NEEDS_TEXT = True
 CHUNK = 1024  # validation images at a time
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config(Prompted):
     """``alpha``, ``beta``: in training, and without a search in testing too. The search tries ``alphas`` × ``betas``
     values, from 0.1 to below ``max_alpha`` and ``max_beta``."""
@@ -62,7 +61,6 @@ class TipAdapter(nn.Module):
         self.keys = nn.Parameter(directions.new_empty(0, directions.shape[1]), requires_grad=False)  # (K, D)
         self.register_buffer("values", directions.new_empty(0, len(directions)))  # (K, C), one-hot
         self.register_buffer("strengths", torch.tensor([config.alpha, config.beta]))
-        self.needs_validation = config.search
         self.story: dict[str, Any] = {}
         self._seed = torch.initial_seed()  # the run's
 
@@ -148,3 +146,15 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> TipAdapte
     assert isinstance(backbone, ClipBackbone)
     own = texts_of(config, benchmark).prompts(benchmark.classes)
     return TipAdapter(config, prompts.prompt_directions(backbone, own, config.ensemble), backbone.logit_scale)
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="solver",
+    needs_text=True,
+    solve=TipAdapter.solve,
+    validates=lambda config: config.search,
+    story=lambda module: module.story,
+    learnt=TipAdapter.learnt,
+)

@@ -14,20 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor
-
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.methods._zero_shot_head import ZeroShotHead, directions
 from clipdg.text.templates import Prompted
 
-TRAINS = "everything"
-NEEDS_TEXT = True
-ALPHAS = tuple(i / 10 for i in range(11))  # of the curve in the record
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config(Prompted):
     """Prompts: see templates.py. ``alpha``: the fine-tuned weights' share in what is evaluated; 1 for these alone."""
 
@@ -41,19 +36,10 @@ class Config(Prompted):
     augment: Literal["none", "light", "domainbed", "crop"] = "crop"
 
 
-class Head(ZeroShotHead):
-    """The zero-shot classifier, and where on the line the run is evaluated."""
-
-    def __init__(self, directions: Tensor, scale: float, alpha: float) -> None:
-        """``directions``: (C, D) of unit length."""
-        super().__init__(directions, scale)
-        self.alpha = alpha
-
-
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> Head:
+def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShotHead:
     """Raises ConfigError for prompts that differ between domains, since there is one head."""
     assert isinstance(backbone, ClipBackbone)
-    return Head(directions("wise_ft", config, backbone, benchmark), backbone.logit_scale, config.alpha)
+    return ZeroShotHead(directions("wise_ft", config, backbone, benchmark), backbone.logit_scale)
 
 
 def fit(config: Config) -> Fit:
@@ -70,3 +56,16 @@ def fit(config: Config) -> Fit:
         augment=config.augment,
         clip_norm=1.0,
     )
+
+
+METHOD = Method(
+    config=Config,
+    build=build,
+    trains="everything",
+    needs_text=True,
+    fit=fit,
+    represent=ZeroShotHead.represent,
+    classify=ZeroShotHead.classify,
+    interpolates=lambda config: config.alpha,
+    alphas=tuple(i / 10 for i in range(11)),  # of the curve in the record
+)

@@ -10,14 +10,12 @@ from torch.nn import functional as F
 
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.model import Backbone, ClipBackbone
+from clipdg.core.plugins import Method
 from clipdg.text import prompts
 from clipdg.text.templates import Prompted, texts_of
 
-TRAINS = "nothing"
-NEEDS_TEXT = True
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config(Prompted):
     """See templates.py."""
 
@@ -55,3 +53,8 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
         for noun in nouns
     ]
     return ZeroShot(directions[0] if nouns == [None] else torch.stack(directions), backbone.logit_scale)
+
+
+METHOD = Method(
+    config=Config, build=build, trains="nothing", needs_text=True, takes_domains=lambda module: module.domain_aware
+)

@@ -47,7 +47,6 @@ class Annealed(nn.Module):
     def weight(self) -> float:
         return self.full if int(self.num_updates) >= self.anneal_steps else 1.0
 
-    @property
     def restarts_optimizer(self) -> bool:
         """Whether the optimiser's state is to be dropped before this update."""
         return int(self.num_updates) == self.anneal_steps

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 from clipdg.objectives import _domains
 
-NEEDS = "features"
-LEAST = 2  # images of a domain in a batch: a covariance of one image is none
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     weight: float = field(default=1.0, metadata={"min": 0.0})  # random: 10^U(-1, 1)
 
@@ -55,3 +53,6 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> CORAL:
     return CORAL(config, domains, label_smoothing)
+
+
+OBJECTIVE = Objective(config=Config, build=build, needs="features", least=2)

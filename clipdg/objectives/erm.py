@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 
-NEEDS = "images"
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     pass
 
@@ -30,3 +29,6 @@ class ERM(nn.Module):
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> ERM:
     return ERM(label_smoothing)
+
+
+OBJECTIVE = Objective(config=Config, build=build, needs="images")

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 from clipdg.objectives import _domains
 
-NEEDS = "domains"
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     step_size: float = field(default=1e-2, metadata={"min": 0.0})  # random: 10^U(-3, -1)
 
@@ -43,3 +42,6 @@ class GroupDRO(nn.Module):
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> GroupDRO:
     return GroupDRO(config, domains, label_smoothing)
+
+
+OBJECTIVE = Objective(config=Config, build=build, needs="domains")

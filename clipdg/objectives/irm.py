@@ -16,13 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 from clipdg.objectives import _domains
 
-NEEDS = "domains"
-LEAST = 2  # images of a domain in a batch: two halves
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     weight: float = field(default=100.0, metadata={"min": 0.0})  # random: 10^U(-1, 5)
     anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
@@ -57,3 +55,13 @@ class IRM(_domains.Annealed):
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> IRM:
     return IRM(config, domains, label_smoothing)
+
+
+OBJECTIVE = Objective(
+    config=Config,
+    build=build,
+    needs="domains",
+    updated=_domains.Annealed.updated,
+    restarts_optimizer=_domains.Annealed.restarts_optimizer,
+    least=2,
+)

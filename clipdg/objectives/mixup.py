@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 from clipdg.objectives import _domains
 
-NEEDS = "domains"
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     alpha: float = field(default=0.2, metadata={"min": 1e-6})  # random: 10^U(-1, 1)
 
@@ -60,3 +59,6 @@ class Mixup(nn.Module):
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> Mixup:
     return Mixup(config, domains, label_smoothing, seed)
+
+
+OBJECTIVE = Objective(config=Config, build=build, needs="domains")

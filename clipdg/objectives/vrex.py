@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from clipdg.core.model import Model
+from clipdg.core.plugins import Objective
 from clipdg.objectives import _domains
 
-NEEDS = "domains"
 
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
     weight: float = field(default=10.0, metadata={"min": 0.0})  # random: 10^U(-1, 5)
     anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
@@ -38,3 +37,12 @@ class VREx(_domains.Annealed):
 
 def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> VREx:
     return VREx(config, domains, label_smoothing)
+
+
+OBJECTIVE = Objective(
+    config=Config,
+    build=build,
+    needs="domains",
+    updated=_domains.Annealed.updated,
+    restarts_optimizer=_domains.Annealed.restarts_optimizer,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ def classify(
     benchmark = Benchmark("labels", tuple(labels))
     settings = Prompted(list(templates) if not isinstance(templates, str) else templates, descriptions)
     if descriptions is not None and not templates:
-        settings.templates = None
+        settings = replace(settings, templates=None)
     texts = texts_of(settings, benchmark) if context is None else None
     learnt = learned_method.read(context) if context is not None else None
     backbone = open_backbone(config.load(values={"backbone": {"name": spec, "weights": weights}}).backbone)

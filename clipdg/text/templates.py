@@ -30,7 +30,7 @@ from clipdg.text.prompts import Ensemble, check_template, fill, names_domain
 NAMES = ("imagenet_1", "imagenet_7", "imagenet_80")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prompted:
     """Settings of a method that compares with prompts; see the top of this file.
 

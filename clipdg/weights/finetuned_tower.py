@@ -30,7 +30,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Head:
+class StoredClassifier:
     """A file's content; ``digest`` is the SHA-256 of its bytes."""
 
     path: Path
@@ -89,7 +89,7 @@ def library(backbone: Any) -> Any:
     return backbone
 
 
-def read(path: Path) -> Head:
+def read(path: Path) -> StoredClassifier:
     """Raises ConfigError if there is no such file, DataError if it holds no classifier."""
     if not path.is_file():
         raise ConfigError(
@@ -99,7 +99,7 @@ def read(path: Path) -> Head:
     tensors, header = files.read(path)
     if header.get("schema") != SCHEMA or "head" not in header or set(tensors) != {"weight", "bias"}:
         raise DataError(f"{path} is no classifier of a trained tower, <run id>.head.safetensors")
-    return Head(
+    return StoredClassifier(
         path,
         tensors["weight"],
         tensors["bias"],

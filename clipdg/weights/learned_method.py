@@ -57,9 +57,9 @@ def content(
     made: Mapping[str, Any],
 ) -> bytes:
     """A file's bytes. ``settings``: the method's, with its name."""
-    learns = getattr(plugins.plugin("methods", settings["name"]), "LEARNS_CONTEXT", False)
-    own = getattr(method, "learnt", None)
-    tensors = own() if own is not None else dict(method.named_parameters())
+    learns = plugins.method(settings["name"]).learns_context
+    own = plugins.method(settings["name"]).learnt
+    tensors = own(method) if own is not None else dict(method.named_parameters())
     header = {
         "schema": SCHEMA,
         "method": dict(settings),
@@ -112,15 +112,15 @@ def before(learnt: Learnt, backbone: Backbone, benchmark: Benchmark) -> nn.Modul
             f"{learnt.path.name} has a context for each of {_some(learnt.classes)}, which are not the "
             f"{len(benchmark.classes)} classes here; learn one with method.class_specific=false for other classes"
         )
-    module = plugins.plugin("methods", name)
-    fields = {f.name for f in dataclasses.fields(module.Config)}
+    module = plugins.method(name)
+    fields = {f.name for f in dataclasses.fields(module.config)}
     unknown = sorted(settings.keys() - fields)
     if unknown:
         raise DataError(f"{learnt.path.name} has settings of {name} that this version does not know: {unknown[0]}")
     # Written prompts count in a fit only, and may lie in a file that is not here.
     kept = {k: v for k, v in settings.items() if k not in ("templates", "descriptions")}
     with torch.random.fork_rng(devices=[]):  # what a fit would start from is drawn and then replaced
-        method: nn.Module = module.build(module.Config(**kept), backbone, benchmark)
+        method: nn.Module = module.build(module.config(**kept), backbone, benchmark)
     files.load_exactly(method, learnt.tensors, learnt.path.name)
     return method.eval()
 

@@ -1,4 +1,4 @@
-"""A small benchmark by dotted path, ``benchmark=three_styles``-like tests need one that is quick: nothing here is a test.
+"""A small benchmark by dotted path, ``benchmark=helpers_of.three_styles``: nothing here is a test.
 
 Four colours as squares on noise, in three domains that differ in brightness; each is left out once. ``published``: the
 domains have train, val and test splits of their own; ``nouns``: what a domain-aware prompt calls an image.
