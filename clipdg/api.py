@@ -77,11 +77,9 @@ def datamodule(
     ``shots``, ``picks``, ``holdout`` and ``seed`` are those of a run. ``batch_size``: for a module of your own; a
     method of clipdg has its own. ``stored``: features of ``backbone``, encoded once and kept, not images.
     """
-    from clipdg.data import protocol
     from clipdg.data.datamodule import DataModule
     from clipdg.data.few_shot_list import read as read_picks
-    from clipdg.data.inputs import Images, Inputs
-    from clipdg.data.splits import check_shift, with_pools
+    from clipdg.data.inputs import Inputs
     from clipdg.runs.stored_features import StoredFeatures
 
     benchmark = name if isinstance(name, Benchmark) else load_benchmark(name, root, **options)
@@ -92,16 +90,23 @@ def datamodule(
         raise ConfigError(
             f"{benchmark.name} has {len(shifts)} shifts with target {target}; targets are {', '.join(targets)}"
         )
-    [shift], backbone = shifts, backbone or load_backbone()
-    chosen = read_picks(Path(picks).expanduser()) if picks else None
-    check_shift(benchmark, shift)
-    benchmark, _ = with_pools(benchmark, shift, shots, seed, holdout, chosen)
-    decided = protocol.decide(benchmark, shift, shots=shots, picks=chosen, seed=seed, holdout=holdout)
-    inputs: Inputs = Images(benchmark, backbone.preprocessing)
-    if stored:
-        drawn = shots is not None or chosen is not None
-        inputs = StoredFeatures(benchmark, backbone, Session().store, drawn, workers=workers)
-    return DataModule(decided, inputs, batch_size=batch_size, workers=workers)
+    opened = backbone or load_backbone()
+
+    def features(drawn_from: Benchmark, drawn: bool) -> Inputs:
+        return StoredFeatures(drawn_from, opened, Session().store, drawn, workers=workers)
+
+    return DataModule.of(
+        benchmark,
+        shifts[0],
+        opened,
+        shots=shots,
+        picks=read_picks(Path(picks).expanduser()) if picks else None,
+        holdout=holdout,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        stored=features if stored else None,
+    )
 
 
 def method(

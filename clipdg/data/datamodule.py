@@ -6,7 +6,8 @@ so that ``trainer.fit(clipdg.coop(…), clipdg.datamodule(…))`` sees the batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol as Protocol_
 from typing import runtime_checkable
 
@@ -17,12 +18,15 @@ import torch
 from clipdg.core.benchmark import Benchmark, Shift
 from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
+from clipdg.core.model import Backbone
 from clipdg.core.seeding import seed_hash
 from clipdg.data import augmentation
 from clipdg.data.datasets import concatenate, with_splits
-from clipdg.data.inputs import Inputs
+from clipdg.data.few_shot_list import Picks
+from clipdg.data.inputs import Images, Inputs
 from clipdg.data.loaders import Loader, loader
-from clipdg.data.protocol import Protocol, Stream
+from clipdg.data.protocol import Protocol, Stream, decide
+from clipdg.data.splits import check_shift, with_pools
 from clipdg.data.test_set import TestSet
 
 EVALUATION_BATCH = 256
@@ -158,6 +162,36 @@ class DataModule(lightning.LightningDataModule):
         self.protocol, self.inputs, self.workers = protocol, inputs, workers
         self.batch_size = batch_size
 
+    @classmethod
+    def of(
+        cls,
+        benchmark: Benchmark,
+        shift: Shift,
+        backbone: Backbone,
+        *,
+        shots: int | None = None,
+        picks: Picks | None = None,
+        holdout: float = 0.2,
+        seed: int = 0,
+        batch_size: int | None = None,
+        workers: int | None = 0,
+        stored: Callable[[Benchmark, bool], Inputs] | None = None,
+    ) -> DataModule:
+        """Decide the protocol of a shift and make its loaders, for images as ``backbone`` wants them.
+
+        ``stored``: gives stored features in place of images, of a benchmark and of whether few images are fitted on.
+
+        Raises:
+            ConfigError: a domain that the benchmark does not have, or a source without training images.
+            DataError: a class with fewer images than ``shots``.
+        """
+        check_shift(benchmark, shift)
+        benchmark, _ = with_pools(benchmark, shift, shots, seed, holdout, picks)
+        decided = decide(benchmark, shift, shots=shots, picks=picks, seed=seed, holdout=holdout)
+        drawn = shots is not None or picks is not None
+        inputs = Images(benchmark, backbone.preprocessing) if stored is None else stored(benchmark, drawn)
+        return cls(decided, inputs, batch_size=batch_size, workers=workers)
+
     @property
     def benchmark(self) -> Benchmark:
         return self.protocol.benchmark
@@ -201,8 +235,6 @@ class DataModule(lightning.LightningDataModule):
 
     def _asked(self) -> Protocol:
         """The protocol for the module of the Trainer."""
-        from dataclasses import replace
-
         batching = self.batching
         return replace(self.protocol, refits=batching.refits, adapts=batching.adapts)
 

@@ -32,7 +32,6 @@ from clipdg.runs import config
 from clipdg.runs.feature_store import FeatureStore
 from clipdg.runs.run import run
 from clipdg.runs.session import Session
-from clipdg.storage.publish import digest
 
 INDEX = {one.wnid: i for i, one in enumerate(classes())}
 PROMPT = 'method.templates=["{}"]'  # tiny reads 48 letters
@@ -332,7 +331,7 @@ def test_images_of_c_are_not_enlarged_before_the_crop(root: Path) -> None:
     backbone = clipdg.load_backbone("timm:resnet18.tv_in1k", "random:0")
     assert backbone.preprocessing.crop_fraction == 0.875
     benchmark = built(root, ["v2", "c/gaussian_noise/1"])
-    module = DataModule(benchmark, Shift("x", (), tuple(benchmark.domains)), backbone)
+    module = DataModule.of(benchmark, Shift("x", (), tuple(benchmark.domains)), backbone)
     batch = next(iter(module.test_dataloader()[1]))
     rows = benchmark.domains["c/gaussian_noise/1"].rows
     stored = torch.from_numpy(np.array(rows.image(int(batch.indices[0])))).permute(2, 0, 1)
@@ -384,7 +383,7 @@ def test_without_shots_all_of_train_is_fitted_on_but_the_holdout(root: Path) -> 
 # Runs
 
 
-def settings(root: Path, *more: str) -> config.Resolved:
+def settings(root: Path, *more: str) -> config.RunSettings:
     given = ["benchmark=imagenet", f"benchmark.root={root}", "backbone=tiny", "backbone.weights=random:0"]
     return config.load(overrides=[*given, *more])
 
@@ -481,7 +480,7 @@ def test_no_picture_of_it_lies_beside_its_records(root: Path, tmp_path: Path) ->
 
 def test_fitting_without_training_images_is_refused(root: Path, tmp_path: Path) -> None:
     layouts.class_folders(tmp_path / "val", family.samples("val", list(family.WNIDS)))
-    with pytest.raises(ConfigError, match="no training images of imagenet"):
+    with pytest.raises(ConfigError, match="no training images in 'imagenet'"):
         run(settings(tmp_path, "method=linear_probe"))
     with pytest.raises(ConfigError, match="without a source has nothing to fit linear_probe on"):
         run(settings(root, "method=linear_probe", "benchmark.domains=[v2]"))
@@ -491,18 +490,18 @@ def test_objectnet_is_refused_as_a_source(root: Path, clip: ClipBackbone) -> Non
     benchmark = built(root)
     shift = Shift("tuned", ("objectnet",), ("v2",))
     with pytest.raises(ConfigError, match="objectnet is for evaluation only: its licence forbids"):
-        DataModule(benchmark, shift, clip)
+        DataModule.of(benchmark, shift, clip)
     tuned = dataclasses.replace(benchmark, shifts=(shift,))
     session = Session()
     resolved = settings(root, PROMPT)
-    session._opened[digest(["benchmark", resolved.values["benchmark"]])] = tuned
+    session._benchmarks[repr(resolved.benchmark)] = tuned
     with pytest.raises(ConfigError, match="objectnet is for evaluation only"):
         run(resolved, session=session)
 
 
 def test_the_data_module_fits_and_validates_on_train(root: Path, clip: ClipBackbone) -> None:
     benchmark = built(root)
-    module = DataModule(benchmark, benchmark.shifts[0], clip, shots=2)
+    module = DataModule.of(benchmark, benchmark.shifts[0], clip, shots=2)
     rows = module.benchmark.domains["imagenet"].rows
     for loader in (module.train_dataloader(), module.val_dataloader()):
         taken = [rows.ids[int(i)] for batch in loader for i in batch.indices]

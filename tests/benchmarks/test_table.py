@@ -87,7 +87,7 @@ def test_a_yaml_of_a_few_lines_is_a_benchmark(tmp_path: Path) -> None:
         """,
     )
     for values in (config.load(overrides=[f"benchmark={file}"]), config.load(values={"benchmark": str(file)})):
-        benchmark = clipdg.load_benchmark(**values.values["benchmark"])
+        benchmark = clipdg.load_benchmark(**values.plain["benchmark"])
         assert benchmark.name == "mine"
         assert benchmark.classes == ("a dog", "an elephant", "guitar")
         assert benchmark.templates == ("a {}", "the {}")
@@ -105,8 +105,8 @@ def test_settings_go_over_those_of_the_file(tmp_path: Path) -> None:
     root = csv(tmp_path / "elsewhere")
     file = layouts.put(tmp_path / "mine.yaml", "root: nowhere.csv\nsources: photo")
     resolved = config.load(overrides=["benchmark.root=" + str(root), f"benchmark={file}", "benchmark.sources=sketch"])
-    assert resolved.values["benchmark"]["root"] == str(root)
-    assert resolved.values["benchmark"]["sources"] == "sketch"
+    assert resolved.plain["benchmark"]["root"] == str(root)
+    assert resolved.plain["benchmark"]["sources"] == "sketch"
     assert len(clipdg.load_benchmark(str(file), str(root)).shifts) == 1
     with pytest.raises(DataError, match=r"nowhere\.csv cannot be read"):
         clipdg.load_benchmark(str(file))

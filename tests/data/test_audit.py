@@ -256,18 +256,20 @@ def test_a_list_has_comments_and_names_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_need_not_be_an_image_and_all_else_must(root: Path) -> None:
+    from dataclasses import replace
+
     from clipdg.runs.config import load
     from clipdg.runs.session import open_benchmark
 
     (root / "photo" / "dog" / "pic_001.png").write_bytes(b"")
     file = root.parent / "skip.txt"
     file.write_text("photo/dog/pic_001.png\n")
-    settings = load(values={"benchmark": {"name": "pacs", "root": str(root)}}).values["benchmark"]
+    settings = load(values={"benchmark": {"name": "pacs", "root": str(root)}}).benchmark
     with pytest.raises(DataError, match=r"pic_001\.png is empty"):
         open_benchmark(settings)
-    benchmark = open_benchmark({**settings, "skip": str(file)})
+    benchmark = open_benchmark(replace(settings, skip=str(file)))
     assert len(benchmark.domains["photo"].rows) == 20
     assert len(splits_.splits(benchmark.domains["photo"], 2, 0)["out"]) == 4
     (root / "sketch" / "dog" / "pic_001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"sketch/dog/pic_001\.png is empty"):
-        open_benchmark({**settings, "skip": str(file)})
+        open_benchmark(replace(settings, skip=str(file)))

@@ -302,7 +302,7 @@ def of(loader: loaders_.Loader) -> dict[int, list[int]]:
 
 def test_the_data_module_gives_sources_their_splits_and_targets_all_their_images() -> None:
     three = benchmark(art=array_rows(20, seed=1), photo=array_rows(30, seed=2), sketch=array_rows(10, seed=3))
-    module = DataModule(three, Shift("sketch", ("art", "photo"), ("sketch",)), BACKBONE, batch_size=7)
+    module = DataModule.of(three, Shift("sketch", ("art", "photo"), ("sketch",)), BACKBONE, batch_size=7)
     parts = [splits.splits(domain, i, 0) for i, domain in enumerate(three.domains.values())]
     assert of(module.train_dataloader()) == {i: sorted(parts[i]["in"].tolist()) for i in (0, 1)}
     held_out = {i: sorted(parts[i]["out"].tolist()) for i in (0, 1)}
@@ -318,7 +318,7 @@ def test_published_test_splits_are_what_is_tested() -> None:
     photo = Domain("photo", array_rows(20, seed=1), {"train": np.arange(15), "test": np.arange(15, 20)})
     sketch = Domain("sketch", array_rows(20, seed=2), {"train": np.arange(5), "test": np.arange(5, 20)})
     both = Benchmark("b", ("cat", "dog"), {"photo": photo, "sketch": sketch})
-    module = DataModule(both, Shift("s", ("photo",), ("sketch",)), BACKBONE, shots=3)
+    module = DataModule.of(both, Shift("s", ("photo",), ("sketch",)), BACKBONE, shots=3)
     assert [of(loader) for loader in module.test_dataloader()] == [{0: [15, 16, 17, 18, 19]}, {1: list(range(5, 20))}]
     assert len(of(module.train_dataloader())[0]) == 6  # 3 of each of 2 classes
     assert of(module.train_dataloader())[0] == sorted(module.fit_rows["photo"].tolist())
@@ -327,16 +327,18 @@ def test_published_test_splits_are_what_is_tested() -> None:
 def test_seeds_change_the_order_and_every_call_begins_it_again() -> None:
     one = benchmark(art=array_rows(40), photo=array_rows(4, seed=1))
     shift = Shift("photo", ("art",), ("photo",))
-    module = DataModule(one, shift, BACKBONE)
+    module = DataModule.of(one, shift, BACKBONE)
     assert order_of(module.train_dataloader()) == order_of(module.train_dataloader())
-    assert order_of(module.train_dataloader()) != order_of(DataModule(one, shift, BACKBONE, seed=1).train_dataloader())
+    assert order_of(module.train_dataloader()) != order_of(
+        DataModule.of(one, shift, BACKBONE, seed=1).train_dataloader()
+    )
 
 
 def test_training_images_that_stand_in_validation_too_are_left_out_there() -> None:
     rows = array_rows(20)
     parts = splits.splits(Domain("art", rows), 0, 0)
     rows.array[parts["out"][1]] = rows.array[parts["in"][0]]  # the same picture on both sides
-    module = DataModule(benchmark(art=rows, photo=array_rows(4, seed=1)), Shift("p", ("art",), ("photo",)), BACKBONE)
+    module = DataModule.of(benchmark(art=rows, photo=array_rows(4, seed=1)), Shift("p", ("art",), ("photo",)), BACKBONE)
     assert module.left_out == (f"art/{parts['out'][1]}",)
     assert of(module.val_dataloader()) == {0: sorted(np.delete(parts["out"], 1).tolist())}  # type: ignore[arg-type]
     fitted, held_out = (
@@ -348,7 +350,7 @@ def test_training_images_that_stand_in_validation_too_are_left_out_there() -> No
 
 def test_without_holdout_there_is_no_validation_loader() -> None:
     two = benchmark(art=array_rows(10), photo=array_rows(4, seed=1))
-    module = DataModule(two, Shift("p", ("art",), ("photo",)), BACKBONE, holdout=0)
+    module = DataModule.of(two, Shift("p", ("art",), ("photo",)), BACKBONE, holdout=0)
     assert module.val_dataloader() == []
     assert module.test_names == ("photo",)  # nothing of the source is left to test on
 
@@ -357,11 +359,11 @@ def test_what_a_shift_cannot_have_is_refused() -> None:
     only = Domain("photo", array_rows(20), {"test": np.arange(20)})
     two = Benchmark("b", ("cat", "dog"), {"art": Domain("art", array_rows(20)), "photo": only})
     with pytest.raises(DataError, match=r"^b has no training images in 'photo' \(only test\)"):
-        DataModule(two, Shift("s", ("photo",), ("art",)), BACKBONE)
+        DataModule.of(two, Shift("s", ("photo",), ("art",)), BACKBONE)
     with pytest.raises(ConfigError, match=r"^b has no domain 'foto'; it has art, photo$"):
-        DataModule(two, Shift("s", ("foto",), ("art",)), BACKBONE)
+        DataModule.of(two, Shift("s", ("foto",), ("art",)), BACKBONE)
     with pytest.raises(DataError, match=r"class 'cat' of domain 'art' has \d+ training images, fewer than 11 shots"):
-        DataModule(two, Shift("s", ("art",), ("photo",)), BACKBONE, shots=11)
+        DataModule.of(two, Shift("s", ("art",), ("photo",)), BACKBONE, shots=11)
 
 
 class Probe(lightning.LightningModule):
@@ -390,7 +392,7 @@ class Probe(lightning.LightningModule):
 
 def test_fitting_with_lightning_never_opens_the_target() -> None:
     two = benchmark(art=array_rows(20), sketch=Sealed(10))
-    module = DataModule(two, Shift("sketch", ("art",), ("sketch",)), BACKBONE, batch_size=8)
+    module = DataModule.of(two, Shift("sketch", ("art",), ("sketch",)), BACKBONE, batch_size=8)
     probe = Probe()
     with trainer.quiet():
         fitting = trainer.make("fit", max_epochs=2)
@@ -407,7 +409,7 @@ def test_images_from_files_and_from_memory_fit_alike(tmp_path: Path) -> None:
     heads = []
     for rows in (files, memory):
         two = benchmark(art=rows, photo=array_rows(4, seed=1))
-        module = DataModule(two, Shift("p", ("art",), ("photo",)), BACKBONE, batch_size=8)
+        module = DataModule.of(two, Shift("p", ("art",), ("photo",)), BACKBONE, batch_size=8)
         torch.manual_seed(0)
         probe = Probe()
         with trainer.quiet():

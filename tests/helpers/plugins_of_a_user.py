@@ -19,10 +19,8 @@ from torch import nn
 
 from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
 from clipdg.core.errors import DivergedError, UnsafeError
+from clipdg.core.plugins import BenchmarkSource, Method
 from clipdg.data.rows import ArrayRows
-
-TRAINS = "nothing"
-NEEDS_TEXT = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Config:
     scale: float = 1.0
 
 
-class Method(nn.Module):
+class Random(nn.Module):
     def __init__(self, config: Config, dim: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
@@ -45,16 +43,13 @@ class Method(nn.Module):
         return self.config.scale * features @ self.weight  # type: ignore[operator, no-any-return]
 
 
-def build(config: Config, *rest: Any) -> Any:
-    if isinstance(rest[0], str | None) and len(rest) == 1:
-        return benchmark()
-    backbone, of = rest
+def build(config: Config, backbone: Any, benchmark: Benchmark) -> Random:
     first = not config.once or not Path(config.once).exists()
     if config.once:
         Path(config.once).touch()
     if first:
         _fail(config.how)
-    return Method(config, backbone.embed_dim, len(of.classes))
+    return Random(config, backbone.embed_dim, len(benchmark.classes))
 
 
 def _fail(how: str) -> None:
@@ -73,7 +68,7 @@ def _fail(how: str) -> None:
         raise UnsafeError("weights.pt could run code")
 
 
-def benchmark() -> Benchmark:
+def squares(config: Config, root: str | None) -> Benchmark:
     rng = np.random.default_rng(0)
     domains = {}
     for name, low, high in (("bright", 150, 250), ("dark", 50, 120)):
@@ -84,3 +79,7 @@ def benchmark() -> Benchmark:
         domains[name] = Domain(name, ArrayRows(images, labels, [f"{name}/{i}" for i in range(36)]), noun=name)
     classes = ("red square", "green square", "blue square")
     return Benchmark("squares", classes, domains, leave_one_out(["bright", "dark"]), ("a {}",))
+
+
+BENCHMARK = BenchmarkSource(config=Config, build=squares)
+METHOD = Method(config=Config, build=build, trains="nothing")

@@ -80,7 +80,7 @@ def test_an_impossible_number_in_a_curve_is_refused(tmp_path: Path) -> None:
 
 def test_fine_tuning_is_the_authors_loop() -> None:
     record = run("method.alpha=1", "method.batch_size=29")
-    benchmark = open_benchmark(config.load(overrides=[*BASE]).values["benchmark"])
+    benchmark = open_benchmark(config.load(overrides=[*BASE]).benchmark)
     backbone = clipdg.load_backbone("tiny", "random:0")
     assert isinstance(backbone, ClipBackbone)
     assert isinstance(backbone, nn.Module)

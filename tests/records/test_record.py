@@ -330,7 +330,7 @@ def test_settings_that_came_later_leave_the_first_records_their_rows() -> None:
     assert len(files) == 42
     for file in files:
         then = read_record(file).content["config"]
-        today = identity(config.load(values=then).values)
+        today = identity(config.load(values=then).plain)
         assert {k: v for k, v in today.items() if k != "picks"} == identity(then)
 
 

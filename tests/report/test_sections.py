@@ -236,12 +236,12 @@ def test_a_sheet_in_latex_is_escaped_and_every_row_has_every_column() -> None:
     ],
 )
 def test_the_command_of_a_record_gives_its_settings(overrides: list[str]) -> None:
-    values = config.load(None, overrides).values
+    values = config.load(None, overrides).plain
     record = Record({**make_record([evaluation("sketch", "all", 0.5)]).content, "config": values})
     words = shlex.split(rerun.command(record, width=60).replace("\\\n", " "))
     assert words[:2] == ["clipdg", "run"]
     assert words[-2:] == ["--out", "DIR"]
-    assert config.load(None, words[2:-2]).values == values
+    assert config.load(None, words[2:-2]).plain == values
 
 
 def test_a_page_with_everything_has_no_identity_twice(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SWEEPS = [
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_a_config_is_accepted_and_opens_with_its_command(file: Path) -> None:
     assert f"clipdg run configs/{file.name}" in file.read_text().splitlines()[0]
-    assert config.load(file).values["method"]["name"]
+    assert config.load(file).plain["method"]["name"]
 
 
 PUBLISHED = [
@@ -40,27 +40,25 @@ def test_published_numbers_in_a_config_are_those_of_the_table(
     known = {r["dataset"]: float(r["value"]) for r in rows}
     for dataset, value in (pair.split() for pair in numbers.split(", ")):
         assert known[dataset] == pytest.approx(float(value) / 100, abs=1e-9), f"{file.name}: {dataset}"
-    assert config.load(file).values["backbone"]["name"] == model
+    assert config.load(file).plain["backbone"]["name"] == model
 
 
 def test_draws_of_the_domainbed_sweep_are_domainbeds() -> None:
     planned = sweep_file.plan(ROOT / "configs" / "sweeps" / "domainbed_erm_resnet50_2020.yaml")
     assert len(planned) == 60
-    [second] = [r.values for r in planned if (r.values["hparams_seed"], r.values["seed"]) == (2, 0)]
+    [second] = [r.plain for r in planned if (r.plain["hparams_seed"], r.plain["seed"]) == (2, 0)]
     # hparams_registry.random_hparams("ERM", "PACS", seed_hash(2, 0)), run once
     assert second["method"]["lr"] == pytest.approx(5.6841898471e-05, rel=1e-10)
     assert second["method"]["weight_decay"] == pytest.approx(5.1002235340e-03, rel=1e-10)
     assert (second["method"]["batch_size"], second["method"]["dropout"]) == (25, 0.5)
-    [default] = [r.values for r in planned if (r.values["hparams_seed"], r.values["seed"]) == (0, 1)]
+    [default] = [r.plain for r in planned if (r.plain["hparams_seed"], r.plain["seed"]) == (0, 1)]
     assert [default["method"][k] for k in ("lr", "batch_size", "weight_decay", "dropout")] == [5e-5, 32, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda p: p.name)
 def test_a_sweep_is_accepted_and_its_rows_have_names_of_their_own(file: Path) -> None:
     planned = sweep_file.plan(file)
-    rows = {
-        (r.values["label"], r.values["benchmark"]["name"], r.values["hparams_seed"], r.values["seed"]) for r in planned
-    }
+    rows = {(r.plain["label"], r.plain["benchmark"]["name"], r.plain["hparams_seed"], r.plain["seed"]) for r in planned}
     assert len(rows) == len(planned)
     assert all(label for label, *_ in rows)
 
@@ -68,4 +66,4 @@ def test_a_sweep_is_accepted_and_its_rows_have_names_of_their_own(file: Path) ->
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "benchmarks").glob("*.yaml")), ids=lambda p: p.name)
 def test_a_benchmark_is_accepted_and_opens_with_its_command(file: Path) -> None:
     assert f"clipdg run benchmark=configs/benchmarks/{file.name}" in file.read_text().splitlines()[0]
-    assert config.load(overrides=[f"benchmark={file}"]).values["benchmark"]["name"] == "table"
+    assert config.load(overrides=[f"benchmark={file}"]).plain["benchmark"]["name"] == "table"

@@ -7,7 +7,7 @@ from clipdg.runs import config
 
 
 def test_defaults_name_their_parts() -> None:
-    values = config.load().values
+    values = config.load().plain
     assert (values["benchmark"]["name"], values["backbone"]["name"], values["method"]["name"]) == (
         "miniatures",
         "tiny",
@@ -18,7 +18,7 @@ def test_defaults_name_their_parts() -> None:
 def test_file_then_overrides(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("method: {name: coop, lr: 0.5, num_context: 4}\nseed: 7\n")
-    values = config.load(file, ["method.lr=0.25", "shots=16"]).values
+    values = config.load(file, ["method.lr=0.25", "shots=16"]).plain
     assert (values["method"]["lr"], values["method"]["num_context"], values["seed"], values["shots"]) == (
         0.25,
         4,
@@ -30,13 +30,13 @@ def test_file_then_overrides(tmp_path: Path) -> None:
 def test_another_method_starts_from_its_own_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("method: {name: coop, num_context: 4}\n")
-    assert "num_context" not in config.load(file, ["method=linear_probe"]).values["method"]
-    assert config.load(file, ["method=coop"]).values["method"]["num_context"] == 4
+    assert "num_context" not in config.load(file, ["method=linear_probe"]).plain["method"]
+    assert config.load(file, ["method=coop"]).plain["method"]["num_context"] == 4
 
 
 def test_the_order_of_single_settings_does_not_matter_to_a_name() -> None:
     late = config.load(overrides=["method.lr=0.5", "backbone.precision=bf16", "method=coop", "backbone=tiny:resnet"])
-    assert (late.values["method"]["lr"], late.values["backbone"]["precision"]) == (0.5, "bf16")
+    assert (late.plain["method"]["lr"], late.plain["backbone"]["precision"]) == (0.5, "bf16")
 
 
 def test_a_schema_of_its_own_may_have_a_plain_backbone() -> None:
@@ -48,16 +48,16 @@ def test_a_schema_of_its_own_may_have_a_plain_backbone() -> None:
 
 def test_yaml_is_1_2() -> None:
     # in YAML 1.1 these are False, 8 and 90
-    assert config.load(overrides=["label=no", "seed=010"]).values["label"] == "no"
-    assert config.load(overrides=["seed=010"]).values["seed"] == 10
-    assert config.load(overrides=["label=1:30"]).values["label"] == "1:30"
+    assert config.load(overrides=["label=no", "seed=010"]).plain["label"] == "no"
+    assert config.load(overrides=["seed=010"]).plain["seed"] == 10
+    assert config.load(overrides=["label=1:30"]).plain["label"] == "1:30"
 
 
 def test_what_follows_the_seed_is_remembered() -> None:
     resolved = config.load(overrides=["backbone.weights=random:${seed}", "benchmark.seed=${seed}", "seed=3"])
     assert resolved.seeded == ("seed", "backbone.weights", "benchmark.seed")
-    assert resolved.values["backbone"]["weights"] == "random:3"
-    assert resolved.values["benchmark"]["seed"] == 3
+    assert resolved.plain["backbone"]["weights"] == "random:3"
+    assert resolved.plain["benchmark"]["seed"] == 3
 
 
 def test_identity_has_no_path_and_no_worker_count() -> None:

@@ -12,7 +12,7 @@ from clipdg.runs import demo, sweep_file
 
 
 def test_the_demo_has_a_row_for_each_kind_of_method() -> None:
-    methods = {r.values["method"]["name"] for r in sweep_file.plan(demo.RUNS)}
+    methods = {r.plain["method"]["name"] for r in sweep_file.plan(demo.RUNS)}
     assert methods == {"zero_shot", "linear_probe", "coop", "erm"}
 
 

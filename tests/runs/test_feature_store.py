@@ -378,12 +378,15 @@ def test_a_domain_without_images_has_no_features(clip: ClipBackbone, tmp_path: P
 
 @pytest.mark.skipif(not precision_.cpu_has_bf16(), reason="this CPU has no bf16 arithmetic")
 def test_bf16_features_are_stored_beside_those_of_fp32(domain: Domain, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from clipdg.runs.config import BackboneSettings
     from clipdg.runs.session import open_backbone
 
-    settings = {"name": "tiny", "weights": "random:0", "compile": False, "pixels": "exact", "features": "projected"}
+    settings = BackboneSettings("tiny", "random:0")
     store = FeatureStore(tmp_path)
     exact, rounded = (
-        store.encode(open_backbone(settings | {"precision": precision}), domain) for precision in ("fp32", "bf16")
+        store.encode(open_backbone(replace(settings, precision=precision)), domain) for precision in ("fp32", "bf16")
     )
     assert store.num_encoded == 72
     assert rounded.dtype == torch.float32
@@ -504,7 +507,7 @@ def test_fast_pixels_have_features_and_records_of_their_own(clip: ClipBackbone, 
     weights = clip.weights.fingerprint
     for override in ([], ["backbone.pixels=exact"], ["backbone.pixels=fast"]):
         resolved = config.load(overrides=["backbone=tiny", "backbone.weights=random:0", *override])
-        backbone = open_backbone(resolved.values["backbone"])
+        backbone = open_backbone(resolved.backbone)
         keys.append(feature_store.key(backbone, domain))
         identities.append(resolved.identity())
         assert backbone.weights.fingerprint == weights

@@ -121,7 +121,7 @@ def own(squares: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mine.squares", module)
 
 
-def settings(*overrides: str) -> config.Resolved:
+def settings(*overrides: str) -> config.RunSettings:
     base = ["benchmark=mine.squares", "backbone=tiny", "backbone.weights=random:0", "method.epochs=3"]
     return config.load(overrides=[*base, "method=coop", "method.batch_size=8", *overrides])
 

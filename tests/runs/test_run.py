@@ -1,9 +1,10 @@
 """Runs from settings to record, on a small benchmark registered as a user's own module."""
 
+import importlib
 import json
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import clipdg
 from clipdg.core import plugins
 from clipdg.core.benchmark import Benchmark, Domain, Rows, leave_one_out
 from clipdg.core.errors import ConfigError, DataError
+from clipdg.core.plugins import BenchmarkSource
 from clipdg.records.record import read_record
 from clipdg.runs import config
 from clipdg.runs.feature_store import FeatureStore
@@ -32,14 +34,16 @@ def own(squares: Benchmark, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType
     class Config:
         seed: int = 0
 
-    module.Config = Config  # type: ignore[attr-defined]
-    module.build = lambda config, root: squares  # type: ignore[attr-defined]
+    module.give = lambda benchmark: setattr(  # type: ignore[attr-defined]
+        module, "BENCHMARK", BenchmarkSource(config=Config, build=lambda config, root: benchmark)
+    )
+    module.give(squares)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
     monkeypatch.setitem(sys.modules, "mine.squares", module)
     return module
 
 
-def settings(*overrides: str) -> config.Resolved:
+def settings(*overrides: str) -> config.RunSettings:
     return config.load(overrides=["benchmark=mine.squares", "backbone=tiny", "backbone.weights=random:0", *overrides])
 
 
@@ -147,7 +151,7 @@ def test_fitting_never_opens_the_target(
         squares.shifts,
         squares.templates,
     )
-    own.build = lambda config, root: benchmark  # type: ignore[attr-defined]
+    own.give(benchmark)  # type: ignore[attr-defined]
     fitted = []
     from clipdg.training.classifier import Classifier
 
@@ -195,7 +199,7 @@ def test_each_shift_has_a_record_of_its_own(own: types.ModuleType, squares: Benc
     both = Benchmark(
         squares.name, squares.classes, squares.domains, leave_one_out(list(squares.domains)), squares.templates
     )
-    own.build = lambda config, root: both  # type: ignore[attr-defined]
+    own.give(both)  # type: ignore[attr-defined]
     found = run(settings("method=linear_probe"), tmp_path)
     assert [r.content["shift"]["targets"] for r in found] == [["bright"], ["dark"]]
     [alone] = run(settings("method=linear_probe", "shift=dark"), tmp_path)
@@ -307,14 +311,14 @@ def test_a_second_run_encodes_its_texts_on_the_gpu(own: types.ModuleType, monkey
     session = Session(store=FeatureStore())
     for method in ("zero_shot", "coop"):
         resolved = settings(f"method={method}", *(["method.epochs=2"] if method == "coop" else []))
-        module = plugins.plugin("methods", method)
-        build = module.build
+        definition = plugins.method(method)
+        module, build = importlib.import_module(f"clipdg.methods.{method}"), definition.build
 
         def watched(config: Any, backbone: Any, benchmark: Benchmark, build: Any = build) -> Any:
             places.append(next(backbone.parameters()).device.type)
             return build(config, backbone, benchmark)
 
-        monkeypatch.setattr(module, "build", watched)
+        monkeypatch.setattr(module, "METHOD", replace(definition, build=watched))
         for seed in (0, 1):
-            run(config.load(values=resolved.values | {"seed": seed}), session=session)
+            run(config.load(values=dict(resolved.plain) | {"seed": seed}), session=session)
     assert places == ["cuda"] * 4

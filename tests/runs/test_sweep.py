@@ -24,14 +24,14 @@ def test_a_plan_is_runs_times_seeds_in_the_order_of_the_file(tmp_path: Path) -> 
         "  - {method: {name: coop, lr: 0.5}, label: b, seeds: [7], shots: null}\n",
     )
     planned = sweep_file.plan(file, ["holdout=0.1"])
-    found = [(r.values["label"], r.values["seed"], r.values["shots"], r.values["backbone"]["weights"]) for r in planned]
+    found = [(r.plain["label"], r.plain["seed"], r.plain["shots"], r.plain["backbone"]["weights"]) for r in planned]
     assert found == [("a", 3, 4, "random:3"), ("a", 5, 4, "random:5"), ("b", 7, None, "random:7")]
-    assert {r.values["holdout"] for r in planned} == {0.1}
-    assert planned[2].values["method"]["lr"] == 0.5
+    assert {r.plain["holdout"] for r in planned} == {0.1}
+    assert planned[2].plain["method"]["lr"] == 0.5
 
 
-def values_of(planned: list[config.Resolved], *keys: str) -> list[tuple[object, ...]]:
-    return [tuple(flatten(r.values)[k] for k in keys) for r in planned]
+def values_of(planned: list[config.RunSettings], *keys: str) -> list[tuple[object, ...]]:
+    return [tuple(flatten(r.plain)[k] for k in keys) for r in planned]
 
 
 def test_a_grid_is_every_combination_for_each_row(tmp_path: Path) -> None:
@@ -65,23 +65,23 @@ random:
 def test_random_search_draws_as_domainbed_and_draw_0_is_the_settings_as_they_stand(tmp_path: Path) -> None:
     planned = sweep_file.plan(written(tmp_path, RANDOM))
     assert values_of(planned, "hparams_seed", "seed") == list(product([0, 1, 2], [0, 1]))
-    default = config.load(overrides=["method=erm"]).values["method"]
-    assert planned[0].values["method"] == default
+    default = config.load(overrides=["method=erm"]).plain["method"]
+    assert planned[0].plain["method"] == default
     [(lr, batch_size, weight_decay)] = values_of(planned[4:5], "method.lr", "method.batch_size", "method.weight_decay")
     assert (lr, batch_size, weight_decay) == (pytest.approx(5.6841898471e-05), 25, pytest.approx(5.1002235340e-03))
-    assert planned[2].values["method"]["lr"] != planned[3].values["method"]["lr"]  # each trial has its own
+    assert planned[2].plain["method"]["lr"] != planned[3].plain["method"]["lr"]  # each trial has its own
 
 
 def test_a_fixed_seed_of_random_gives_all_run_seeds_the_same_draws(tmp_path: Path) -> None:
     planned = sweep_file.plan(written(tmp_path, RANDOM.replace("num: 3", "num: 3\n  seed: 0")))
-    assert planned[4].values["method"] == planned[5].values["method"]
-    assert planned[4].values["method"]["lr"] == pytest.approx(5.6841898471e-05)
+    assert planned[4].plain["method"] == planned[5].plain["method"]
+    assert planned[4].plain["method"]["lr"] == pytest.approx(5.6841898471e-05)
 
 
 def test_the_draw_is_recorded_and_no_part_of_identity(tmp_path: Path) -> None:
     drawn = sweep_file.plan(written(tmp_path, RANDOM))[0]
     plain = config.load(overrides=["method=erm"])
-    assert drawn.values["hparams_seed"] == 0
+    assert drawn.plain["hparams_seed"] == 0
     assert drawn.identity() == plain.identity()
 
 

@@ -21,7 +21,7 @@ ERM = {"name": "erm", "augment": "none", "epochs": 2, "lr": 1e-3, "batch_size": 
 COOP = {"name": "coop", "epochs": 2, "batch_size": 8}
 
 
-def settings(method: dict[str, Any], **others: Any) -> config.Resolved:
+def settings(method: dict[str, Any], **others: Any) -> config.RunSettings:
     base = {"benchmark": "plugins_of.a_user", "backbone": {"name": "tiny", "weights": "random:0"}, "shift": "dark"}
     return config.load(values=base | {"method": method, **others})
 

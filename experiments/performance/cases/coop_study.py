@@ -161,7 +161,7 @@ def ours(setting: Setting) -> Step:
     methods["coop"] = {"name": "coop", "num_context": NUM_CONTEXT, "epochs": epochs(setting), "batch_size": BATCH}
     given: dict[str, Any] = {"benchmark": {"name": "folder", "root": root}, "shots": SHOTS, "seed": SEED}
     given["backbone"] = {"name": clip.name, "weights": f"random:{setting.seed}"}
-    session.backbone(config.load(values=given).values["backbone"])  # loading is not timed: neither is the plain way's
+    session.backbone(config.load(values=given).backbone)  # loading is not timed: neither is the plain way's
 
     def step() -> tuple[Likelihoods, int]:
         shutil.rmtree(place / "cache", ignore_errors=True)

@@ -23,7 +23,7 @@ from clipdg.runs.session import Session
 MINE = "plugins_of.a_user"
 
 
-def settings(**method: Any) -> config.Resolved:
+def settings(**method: Any) -> config.RunSettings:
     base = {"benchmark": MINE, "backbone": {"name": "tiny", "weights": "random:0"}, "shift": "dark"}
     return config.load(values=base | {"method": {"name": MINE, **method}, "label": method.get("how", "well")})
 
@@ -31,7 +31,7 @@ def settings(**method: Any) -> config.Resolved:
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
 
-def complete(planned: list[config.Resolved], out: Path, engine: Engine | None = None) -> sweep.Outcome:
+def complete(planned: list[config.RunSettings], out: Path, engine: Engine | None = None) -> sweep.Outcome:
     session = Session()
     return sweep.complete(sweep.survey(planned, out, session), out, engine or Local(1, session))
 
@@ -130,7 +130,7 @@ def test_a_full_disk_ends_the_sweep_naming_what_is_needed_and_free(
 def test_the_cost_of_what_is_to_do_comes_from_like_runs(tmp_path: Path) -> None:
     complete([settings(scale=1.0)], tmp_path)
     [record] = read_records([tmp_path])[0]
-    other = config.load(values=settings().values | {"method": {"name": "linear_probe"}})
+    other = config.load(values=settings().plain | {"method": {"name": "linear_probe"}})
     planned = [settings(scale=s) for s in (1.0, 2.0, 3.0)] + [other]
     found = sweep.cost(sweep.survey(planned, tmp_path, Session()))
     assert found == sweep.Cost(pytest.approx(2 * record.content["timing"]["seconds"]), known=2, unknown=1)
