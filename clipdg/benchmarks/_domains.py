@@ -61,7 +61,7 @@ class Dassl:
 
     ``parts`` maps a split's name here to Dassl's. ``file`` is the split file of {domain} and {part}, below the data
     set's folder; None where parts are folders, ``domain/part/class``. ``images`` is the folder that the paths in split
-    files start from. ``first`` is the number of the first class. ``dropped`` are images that Dassl leaves out as broken.
+    files start from. ``first`` is the number of the first class. ``dropped`` are broken images, which Dassl leaves out.
     """
 
     parts: Mapping[str, str]

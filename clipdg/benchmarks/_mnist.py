@@ -1,8 +1,8 @@
 """Read MNIST's 70,000 digits from wherever they lie: the training images, then the test images.
 
 LeCun, Cortes & Burges, The MNIST database of handwritten digits, 1998. They may be the four idx files, packed with gzip
-or not, in the folder itself or in ``raw`` or ``MNIST/raw``, where torchvision puts them. They may also be any table with
-an image and a label, such as the hub's parquet.
+or not, in the folder itself or in ``raw`` or ``MNIST/raw``, where torchvision puts them. They may also be any table
+with an image and a label, such as the hub's parquet.
 """
 
 from __future__ import annotations

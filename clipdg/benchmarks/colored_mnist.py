@@ -1,7 +1,7 @@
 """colored_mnist: DomainBed's ColoredMNIST; the colour misleads at test.
 
-The correlation of colour and label turns round in the test environment; ``_digits`` describes it. No paper defines how a
-backbone sees it. Here DomainBed's two channels of 28x28 pixels become red and green with an empty blue, and the
+The correlation of colour and label turns round in the test environment; ``_digits`` describes it. No paper defines
+how a backbone sees it. Here DomainBed's two channels of 28x28 pixels become red and green with an empty blue, and the
 backbone's own preprocessing enlarges and normalises them (DomainBed's network takes them as they are). ``view=grey``
 shows the digit without its colour, as a control.
 

@@ -1,8 +1,7 @@
 """rotated_mnist: DomainBed's RotatedMNIST; a domain is an angle.
 
-``_digits`` describes it. A backbone sees DomainBed's one channel of 28x28 pixels three times, enlarged and normalised by
-its own preprocessing. ``seed`` and ``stream`` mean what they mean in colored_mnist, but only the order of the digits is
-drawn.
+``_digits`` describes it. A backbone sees DomainBed's one channel of 28x28 pixels three times, enlarged and normalised
+by its own preprocessing. ``seed`` and ``stream`` are those of colored_mnist, but only the order of the digits is drawn.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ Where there are only paths and no columns, ``layout`` says what the parts of a p
 DomainBed's layout, "images/{domain}/{label}" is Dassl's, and "*/{domain}/{label}" skips one folder. The file follows.
 
 Labels are joined by what the data call them. If a column has names of its own (the hub's ClassLabel), these count.
-Numbers without names get theirs from ``classes``: a list names them in order, a mapping one by one. The rows of a domain
-are in DomainBed's order, by class and then by path, however the place lists them.
+Numbers without names get theirs from ``classes``: a list names them in order, a mapping one by one. The rows of a
+domain are in DomainBed's order, by class and then by path, however the place lists them.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 A run trains on ``photo`` and tests on six domains that differ from it in style alone. With ``leave_one_out`` it trains
 on six and tests on the seventh, as DomainBed's sets are used. Every image has its own random pose, size, proportions,
-colours and ground. ``web`` draws the image-caption pairs that ``tiny`` is pre-trained on, in eight styles; three domains
-(silhouette, neon, mosaic) and fifteen combinations of class and style are not among them. The benchmark demonstrates
-the pipeline, with answers that are known by construction. It is no evidence about CLIP, and ``notes`` says what a table
-made from it must say.
+colours and ground. ``web`` draws the image-caption pairs that ``tiny`` is pre-trained on, in eight styles. Three
+domains (silhouette, neon, mosaic) and fifteen combinations of class and style are not among them. The benchmark
+demonstrates the pipeline, with answers that are known by construction. It is no evidence about CLIP, and ``notes`` says
+what a table made from it must say.
 
 Every image has a stream of random numbers named by the seed, the purpose, the style, the class and its number, so an
 image is the same whatever is drawn beside it. On one machine and with one version of torch, numpy and Pillow, equal
@@ -45,9 +45,7 @@ NOUNS = {
     "neon": "neon sign", "mosaic": "mosaic",
 }  # fmt: skip
 SHIFTED = tuple(d for d in NOUNS if d != SOURCE)
-NEVER_SEEN = tuple(
-    d for d in NOUNS if d not in STYLE_WORDS
-)  # pre-training neither sees them nor names them in its captions
+NEVER_SEEN = tuple(d for d in NOUNS if d not in STYLE_WORDS)  # pre-training neither sees nor names them
 WEB = {
     "photo": 0.28, "cartoon": 0.13, "painting": 0.13, "sketch": 0.13, "watercolor": 0.09, "sticker": 0.08,
     "chalk": 0.08, "poster": 0.08,
@@ -138,7 +136,7 @@ def notes(config: Config) -> tuple[str, ...]:
 
 
 def held_out_combinations(num_classes: int = len(CLASSES)) -> dict[str, tuple[str, ...]]:
-    """Map a style to the classes that pre-training never sees in it: every fourth, from another one on for each style."""
+    """Map a style to the classes that pre-training never sees in it: every fourth, other ones for each style."""
     classes = _classes(num_classes)
     return {style: classes[first::4] for first, style in enumerate(("cartoon", "painting", "sketch"))}
 
@@ -204,7 +202,7 @@ def _draw(
     jobs: Sequence[tuple[str, tuple[str, ...]]], style: str, size: int, typical: float, steps: _Steps,
     natural: bool = False, captioned: bool = False,
 ) -> tuple[Images, list[str]]:  # fmt: skip
-    """Draw an image for each job, and a caption if ``captioned``. A job is a stream's name and the classes to choose from."""
+    """Draw an image, and a caption if ``captioned``, for each job: a stream's name and the classes to choose from."""
     from clipdg.benchmarks.miniatures.styles import render
 
     images, captions = np.empty((len(jobs), size, size, 3), np.uint8), []
@@ -227,7 +225,7 @@ def _draw(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread. Two draw these images hardly faster, and seven times slower if the other core is busy."""
+    """Let torch use one thread. Two are hardly faster for images so small, and seven times slower on a busy machine."""
     import torch
 
     before = torch.get_num_threads()

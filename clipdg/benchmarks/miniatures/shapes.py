@@ -309,7 +309,7 @@ def snail(u: Uniform) -> Parts:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class: how it is drawn, and the colours and surroundings that are natural for it, by their names in scenes.py."""
+    """A class: its shape, and the colours and surroundings that are natural for it, by their names in scenes.py."""
 
     parts: Callable[[Uniform], Parts]
     mains: tuple[str, ...]
