@@ -86,7 +86,7 @@ class Tokenizer:
         return tokens
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for."""
+        """The text of each token."""
         known = ["<pad>", "<start>", "<end>", *self.words, *CHARACTERS]
         return [known[i] for i in ids]
 
@@ -332,7 +332,7 @@ class Tiny(TinyImage):
         return self.tokenizer(texts).to(self.scale.device)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for."""
+        """The text of each token."""
         return self.tokenizer.decode(ids)
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
@@ -341,7 +341,7 @@ class Tiny(TinyImage):
 
     @property
     def penultimate_dim(self) -> int:
-        """Width of the image tower before its projection."""
+        """The width of the image tower before its projection."""
         return self.image.width
 
     def encode_penultimate(self, images: Tensor) -> Tensor:
