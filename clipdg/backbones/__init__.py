@@ -1,1 +1,1 @@
-"""CLIP families and image encoders, one file each."""
+"""Backbones: families of CLIPs and of image encoders, one file each."""

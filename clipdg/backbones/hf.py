@@ -1,4 +1,8 @@
-"""hf: the CLIPs of transformers, ``hf:ORG/REPO``, ``hf:ORG/REPO@REVISION`` or ``hf:FOLDER``.
+"""hf: the CLIPs of transformers, by repository or folder.
+
+    hf:ORG/REPO               weights: the repository's own (None), a file, or random:SEED
+    hf:ORG/REPO@REVISION      the same as of a commit, branch or tag
+    hf:FOLDER                 the same from what save_pretrained wrote
 
     CLIP            causal text tower, pooled at the end token (both of transformers' conventions)
     MetaCLIP 2      the same with XLM-R's vocabulary; its end token has the number 2 and means it
@@ -7,14 +11,13 @@
     AltCLIP         XLM-R as text tower: padding masked, pooled at the first token
     Chinese-CLIP    BERT as text tower: the same
 
-Weights: the repository's own (None), a file, or random:SEED. A repository comes from the hub's cache; only where it is
-not there is the hub asked, unless HF_HUB_OFFLINE is set. The commit is recorded with the weights. Code that a
-repository brings is never run.
+A repository is taken from the hub's cache. The hub is asked only for what is not there, and not if HF_HUB_OFFLINE is
+set. The commit is recorded with the weights. Code that a repository brings is never run.
 
-Texts are lower-cased, split and padded as the checkpoint's own tokenizer files say, also where these keep the capitals
-that training did not see (SigLIP 2 with a GemmaTokenizer). Images are resized, cropped and
-normalised as its own processor says (the PIL one of transformers' two); one whose steps core.Preprocessing has no words
-for is refused.
+Texts are lower-cased, split and padded as the checkpoint's own tokenizer files say, even where these keep capitals that
+training did not see (SigLIP 2 with a GemmaTokenizer). Images are resized, cropped and normalised as its own processor
+says; of transformers' two, the PIL one is used. A processor with steps that core.model.Preprocessing cannot state is
+refused.
 
 Legend: N images, C texts, L tokens, W token width, D features, S pixels a side.
 """
@@ -85,7 +88,7 @@ SIZES = (
     "max_position_embeddings",
     "eos_token_id",
 )
-MORE_SIZES = ("projection_size", "project_dim", "type_vocab_size", "pad_token_id")  # of the families that are not CLIP
+MORE_SIZES = ("projection_size", "project_dim", "type_vocab_size", "pad_token_id")  # for all but CLIP
 
 # A repository is whole if it has one of each, in the order in which they are looked for.
 CONFIG = ("config.json",)
@@ -100,9 +103,10 @@ PICKLE_PARTS = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 @dataclass(frozen=True)
 class Family:
-    """``text``: who sees whom in the text tower.
+    """One kind of CLIP in transformers.
 
-    causal: each token those before it. masked: all tokens all others, padding none. full: all places, padding too.
+    ``text`` says which tokens attend to which in the text tower. "causal": a token to those before it. "masked": all
+    tokens to all others, and none to padding. "full": all places to all others, padding included.
     """
 
     model: str  # transformers' class
@@ -120,7 +124,7 @@ FAMILIES = {  # by the model_type in config.json
 
 
 class HfClip(nn.Module):
-    """A CLIP of transformers as a ClipBackbone; ``model`` is transformers' own."""
+    """A CLIP of transformers as a ClipBackbone. ``model`` is transformers' own."""
 
     name: str
     weights: Weights
@@ -144,7 +148,7 @@ class HfClip(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What, beside the tensors and the preprocessing, makes this function."""
+        """The settings that decide, with the tensors and the preprocessing, what this backbone computes."""
         config = self.model.config
         names = SIZES if config.model_type == "clip" else SIZES + MORE_SIZES
         towers = {"text": config.text_config, "vision": config.vision_config}
@@ -154,7 +158,7 @@ class HfClip(nn.Module):
 
     @property
     def log_scale(self) -> nn.Parameter:
-        """What training learns; ``logit_scale`` is its exponential."""
+        """The logarithm of ``logit_scale``: the parameter that training learns."""
         scale = self.model.logit_scale
         assert isinstance(scale, nn.Parameter)
         return scale
@@ -165,7 +169,7 @@ class HfClip(nn.Module):
 
     @property
     def logit_bias(self) -> float | None:
-        """What SigLIP adds to the scaled cosines: their sigmoid is then a probability. None in the other families.
+        """The number that SigLIP adds to scaled cosines to make their sigmoid a probability; None in other families.
 
         It is the same for every class, so it changes neither a softmax over classes nor a decision.
         """
@@ -176,22 +180,22 @@ class HfClip(nn.Module):
         return self.text
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file of these weights holds: transformers' own names."""
+        """The tensors that a file of these weights holds, under transformers' own names."""
         return tensors_of(self.model)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """One RGB image -> (3, S, S), normalised."""
+        """Turn one RGB image into (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for, as the vocabulary writes it."""
+        """The text of each token, as the vocabulary writes it."""
         return [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """C texts -> (C, L). L is the context length; in masked towers, the longest text's.
+        """Turn C texts into tokens (C, L). L is the context length; in masked towers, the length of the longest text.
 
-        Raises DataError naming a text that is too long, or that has a part which the vocabulary lacks or which would
-        be taken for one of its special tokens.
+        Raises DataError naming a text that is too long, or one with a part that the vocabulary lacks or that would be
+        taken for a special token.
         """
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
@@ -206,6 +210,7 @@ class HfClip(nn.Module):
         return tokens
 
     def _check(self, text: str, ids: list[int]) -> None:
+        """Raises DataError if the text tower cannot take these tokens of ``text``."""
         tower, tokenizer = self.text, self.tokenizer
         check_length(text, len(ids), tower.context_length, self.name)
         start = ids[0] if tower.kind == "full" or tower.start_token is None else tower.start_token
@@ -216,51 +221,54 @@ class HfClip(nn.Module):
                 f"{tower.vocab_size}; the tokenizer does not belong to these weights"
             )
         if ids[0] != start or ids[-1] != end:
-            # transformers would pool another token instead, and say nothing
+            # transformers would silently pool another token
             raise DataError(
                 f"{self.name}: its tokenizer does not begin or end '{text}' with the token at which its text tower "
                 "pools; the tokenizer does not belong to these weights"
             )
         inner = ids[tower.num_prefix_tokens : -1]
-        special = {ids[-1], tokenizer.unk_token_id}  # in CLIP's they are one
-        if tower.kind != "causal":  # CLIPs that pad with '!' have it among their special tokens
+        special = {ids[-1], tokenizer.unk_token_id}  # CLIP has one token for both
+        if tower.kind != "causal":  # some CLIPs pad with '!', which a text may have
             special.update(tokenizer.all_special_ids)
         if not special.isdisjoint(inner):
             raise unrepresentable(text, self.name)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        """Encode images: (N, 3, S, S) normalised -> (N, D), not of unit length."""
         # transformers 5 returns an output whose pooler_output is the projected embedding
         features: Tensor = self.model.get_image_features(pixel_values=images).pooler_output
         return features
 
     @property
     def penultimate_dim(self) -> int | None:
-        """Width of the image tower before its projection; None if there is none (SigLIP)."""
+        """The width of the image tower before its projection; None if it has no projection (SigLIP)."""
         projects = hasattr(self.model, "visual_projection")
         return int(self.model.visual_projection.in_features) if projects else None
 
     def encode_penultimate(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, penultimate_dim)."""
+        """Encode images without the projection: (N, 3, S, S) normalised -> (N, penultimate_dim)."""
         features: Tensor = self.model.vision_model(pixel_values=images).pooler_output
         return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, D), not of unit length."""
+        """Encode texts: (C, L) -> (C, D), not of unit length."""
         return self.text.encode(self.text.embed(tokens), tokens)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines, in SigLIP plus ``logit_bias``."""
+        """Compare images and texts -> logits_per_image (N, C), logits_per_text (C, N).
+
+        They are scaled cosines, to which SigLIP adds ``logit_bias``.
+        """
         bias = getattr(self.model, "logit_bias", None)
         return scaled_cosines(self.encode_image(images), self.encode_text(tokens), self.log_scale.exp(), bias)
 
 
 class HfText:
-    """A text tower of transformers, cut at its token embeddings (core.TextTower).
+    """A text tower of transformers, cut at its token embeddings as core.model.TextTower asks.
 
-    The towers take token ids, from which positions, masks and the place to pool follow, so the output of the embedding
-    layer is replaced while they run. Where padding reaches nothing that is pooled (causal, masked), what lies behind
-    the longest text of a batch is left out.
+    The towers take token ids and derive positions, masks and the place to pool from them. So they are given the ids,
+    and the output of the embedding layer is replaced while they run. In causal and masked towers padding reaches
+    nothing that is pooled, so what lies behind the longest text of a batch is left out.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -283,7 +291,10 @@ class HfText:
 
     @property
     def description(self) -> Transformer | None:
-        """The same tower for text.py; None for the masked ones (BERT, RoBERTa), which normalise behind each layer."""
+        """The same tower as text/prompt_encoder.py takes it.
+
+        None for BERT and RoBERTa, which normalise behind each layer.
+        """
         config = self._model.config.text_config
         activation = ACTIVATIONS.get(config.hidden_act)
         if self.kind == "masked" or activation is None:
@@ -304,12 +315,12 @@ class HfText:
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, L, W), without positions."""
+        """Look up token embeddings: (C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._embedding(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        """Encode (C, L, W) embeddings, which stand for the (C, L) tokens -> (C, D)."""
         mask, length = None, tokens.shape[1]
         if self.kind == "causal":
             ends = tokens if self.end_token is None else (tokens == self.end_token).int()
@@ -319,7 +330,7 @@ class HfText:
             length = int(mask.sum(dim=1).max())
             mask = mask[:, :length].long()
         else:
-            # Pooled at the last place, whatever stands there: a shorter row would be pooled at another one.
+            # This tower pools at the last place, whatever stands there. A shorter row would be pooled elsewhere.
             assert length == self.context_length
         layer = self._embedding
         hook = layer.register_forward_hook(lambda *_: embeddings[:, :length])
@@ -332,7 +343,7 @@ class HfText:
 
 
 def _block(layer: Any) -> Block:
-    """An encoder layer of CLIP's, MetaCLIP 2's and SigLIP's kind."""
+    """Describe an encoder layer of CLIP, MetaCLIP 2 or SigLIP."""
     attention, mlp = layer.self_attn, layer.mlp
     query, key, value = (Linear.of(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
     norms = Norm.of(layer.layer_norm1), Norm.of(layer.layer_norm2)
@@ -341,7 +352,10 @@ def _block(layer: Any) -> Block:
 
 
 def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> HfClip:
-    """See the top of this file. Raises ConfigError for a model that is no CLIP, DataError for weights that misfit."""
+    """Open ``hf:model`` with ``weights``, as the top of this file says.
+
+    Raises ConfigError for a model that is no CLIP, DataError for weights that do not fit the architecture.
+    """
     import transformers
 
     name = f"hf:{model or ''}"
@@ -352,15 +366,15 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
     tensors, header = ({}, {}) if path is None else read(path)
     with reading(name), _quiet():
         try:
-            # A model_type of transformers' own never needs a repository's code; where it asks for it all the same,
-            # this refuses.
+            # A model_type of transformers' own never needs a repository's code. One that asks for it all the same is
+            # refused.
             their_config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=their_config, trust_remote_code=False)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         except ImportError as error:
             raise ConfigError(_needs(name, error)) from error
         preprocessing = preprocessing_of(processor, name)
-        if "preprocessing" in header:  # of `clipdg pretrain`, or of a run that kept its weights
+        if "preprocessing" in header:  # the file is of `clipdg pretrain`, or of a run that kept its weights
             preprocessing = preprocessing_in(header)
         with seeded(seed or 0):
             built = None if weights is None else getattr(transformers, family.model)(their_config)
@@ -373,7 +387,7 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
         files = _weight_files(folder, name)
         tensors = {k: t for file in files for k, t in read(file)[0].items()}
         built = _pretrained(getattr(transformers, family.model), their_config, tensors, f"the weights of {name}")
-    shown = name if commit else f"hf:{own}"  # where a folder lies is not what it is
+    shown = name if commit else f"hf:{own}"  # the place of a folder is no part of what it is
     with reading(name):
         backbone = HfClip(shown, built, tokenizer, preprocessing)
     if path is not None:
@@ -399,7 +413,7 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
 
 
 def preprocessing_of(processor: Any, name: str) -> Preprocessing:
-    """The processor's steps as a spec. Raises ConfigError for steps that the spec has no words for."""
+    """State a processor's steps as a Preprocessing. Raises ConfigError for steps that it cannot state."""
     from transformers.image_processing_backends import PilBackend
 
     kind = type(processor)
@@ -436,7 +450,7 @@ def preprocessing_of(processor: Any, name: str) -> Preprocessing:
 
 
 def crop_fraction(size: int, edge: int) -> float:
-    """The fraction of which ``floor(size / fraction)`` is ``edge`` again, as timm and images.py compute it."""
+    """The fraction for which ``floor(size / fraction)``, as timm and data/preprocessing.py compute it, is ``edge``."""
     fraction = size / edge
     while math.floor(size / fraction) < edge:
         fraction = math.nextafter(fraction, 0)
@@ -445,6 +459,7 @@ def crop_fraction(size: int, edge: int) -> float:
 
 
 def _family(folder: Path, name: str) -> Family:
+    """The family that a folder's config.json names. Raises ConfigError if it is none of those here."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config["model_type"]
@@ -466,9 +481,9 @@ def _family(folder: Path, name: str) -> Family:
 
 
 def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
-    """The folder of ``model``, how it is called, and the commit if it comes from the hub.
+    """Find the folder of ``model``, the name it goes by, and its commit if it comes from the hub.
 
-    Raises ConfigError saying what was looked for, where, and how to fetch it.
+    Raises ConfigError or NetworkError saying what was looked for, where, and how to fetch it.
     """
     import huggingface_hub
 
@@ -497,7 +512,7 @@ def _locate(model: str, *, with_weights: bool) -> tuple[Path, str, str | None]:
 
 
 def repository(model: str, *, with_weights: bool) -> tuple[str, str | None] | None:
-    """The repository and revision that ``model`` names; None for a folder, which is whole.
+    """The repository and revision that ``model`` names; None if it is a folder that has all it needs.
 
     Raises ConfigError for a name that is neither, and for a folder that lacks a part.
     """
@@ -507,9 +522,9 @@ def repository(model: str, *, with_weights: bool) -> tuple[str, str | None] | No
     if not model:
         raise ConfigError("hf needs a repository or a folder, for instance hf:openai/clip-vit-base-patch32")
     path = Path(model).expanduser()
-    if os.path.isdir(path):  # False where Path raises: a name that is too long for one
+    if os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
         if (path / "config.json").is_file():
-            _family(path, f"hf:{model}")  # which is what is wrong first
+            _family(path, f"hf:{model}")  # another kind of model is the first thing to say
         lacks = _lacks(path, with_weights)
         if lacks:
             raise ConfigError(f"hf:{model}: the folder has no {lacks}; it must hold what save_pretrained writes")
@@ -527,17 +542,17 @@ def repository(model: str, *, with_weights: bool) -> tuple[str, str | None] | No
 
 
 def _lacks(folder: Path, with_weights: bool) -> str:
-    """What keeps a folder from being whole, or ''."""
+    """Name what a folder lacks; '' if it is whole."""
     needed = [CONFIG, PROCESSORS, TOKENIZERS] + ([SAFETENSORS + PICKLES] if with_weights else [])
     return "; no ".join(" or ".join(names) for names in needed if not any((folder / n).is_file() for n in names))
 
 
 def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[Path, str]:
-    """safetensors; pickles only where there are none."""
+    """Download a repository: its settings, and its safetensors, or its pickles if it has none."""
     import huggingface_hub
 
     def get(*patterns: str) -> Path:
-        # Not the folders of other formats (onnx/ …) that some repositories have.
+        # The folders of other formats (onnx/ …), which some repositories have, are left out.
         at = huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
         )
@@ -550,7 +565,7 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
                 folder = get("*.json", *SAFETENSORS_PARTS)
                 if not any((folder / n).is_file() for n in SAFETENSORS):
                     folder = get("*.json", *PICKLE_PARTS)
-    except Exception as error:  # of many kinds: no such repository, gated, no network, a proxy
+    except Exception as error:  # there are many kinds: no such repository, gated, no network, a proxy
         spec = f"{repo}@{revision}" if revision else repo
         if isinstance(error, huggingface_hub.errors.RepositoryNotFoundError):
             raise ConfigError(
@@ -567,7 +582,7 @@ def _download(repo: str, revision: str | None, *, with_weights: bool) -> tuple[P
 
 
 def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
-    """A repository's settings and, unless other weights are given, its weights; nothing for a folder."""
+    """Fetch a repository's settings and, unless other weights are given, its weights. A folder needs no download."""
     named = repository(model or "", with_weights=weights is None)
     if named is None:
         return set()
@@ -576,12 +591,12 @@ def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Pat
     if weights is not None:
         return found
     held = hub.matching(repo, SAFETENSORS_PARTS, revision) or hub.matching(repo, PICKLE_PARTS, revision)
-    # Without a network, a folder of which some files were fetched counts as whole; asked by name, a file does not.
+    # Without a network, a folder counts as whole once some of its files were fetched. So a file is asked for by name.
     return found | (held or {hub.first(repo, (SAFETENSORS[0], PICKLES[0]), revision)})
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
-    """The weights' file, or the files that an index lists."""
+    """The files of the weights: one, or those that an index lists."""
     first = next(folder / n for n in SAFETENSORS + PICKLES if (folder / n).is_file())
     if not first.name.endswith(".index.json"):
         return [first]
@@ -597,7 +612,10 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str) -> Any:
-    """transformers' own loading, which knows the names its tensors had in earlier versions; strict both ways."""
+    """Load by transformers' own code, which knows the tensors' names of earlier versions.
+
+    Raises DataError if a tensor is missing or left over.
+    """
     infinite = not_finite(tensors)
     if infinite:
         raise DataError(f"{source} are not finite: {some(infinite)}")
@@ -607,7 +625,7 @@ def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str)
             config=config,
             state_dict=tensors,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # to be listed here, with the others
+            ignore_mismatched_sizes=True,  # they are listed below, with the others
             output_loading_info=True,
         )
     wrong = {k: sorted(str(n[0] if isinstance(n, tuple) else n) for n in info[f"{k}_keys"]) for k in KINDS}
@@ -615,7 +633,7 @@ def _pretrained(kind: Any, config: Any, tensors: dict[str, Tensor], source: str)
         listed = "; ".join(f"{KINDS[kind]}: {some(keys)}" for kind, keys in wrong.items() if keys)
         raise DataError(f"{source} do not fit its architecture: {listed or info['error_msgs'][0]}")
     whole = [n for n, t in tensors.items() if not t.is_floating_point() and not n.endswith("position_ids")]
-    if whole:  # quantised: their scale is not among them
+    if whole:  # quantised weights, whose scale is not among them
         raise DataError(f"{source} are integers, not floating-point numbers: {some(whole)}")
     return built
 
@@ -624,6 +642,7 @@ KINDS = {"missing": "missing", "unexpected": "unexpected", "mismatched": "of ano
 
 
 def _needs(name: str, error: ImportError) -> str:
+    """Say which package a checkpoint needs."""
     if "sentencepiece" in str(error).lower() or "protobuf" in str(error).lower():
         return f"{name} has a tokenizer of SentencePiece's; install it with `pip install sentencepiece protobuf`"
     return f"{name} cannot be loaded: {first_line(error)}"
@@ -631,7 +650,7 @@ def _needs(name: str, error: ImportError) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' progress bars and advice; what matters is raised here."""
+    """Silence transformers' progress bars and advice. What matters is raised here."""
     from transformers.utils import logging
 
     bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,15 +1,17 @@
-"""open_clip: the CLIPs of mlfoundations/open_clip (Cherti et al. 2023, arXiv:2212.07143).
+"""open_clip: the CLIPs of mlfoundations/open_clip.
 
     open_clip:ViT-B-32-quickgelu          weights: a pretrained tag ("openai"), a checkpoint file, or random:SEED
     open_clip:hf-hub:ORG/REPO             weights, architecture and preprocessing from the hub
     open_clip:local-dir:DIR               the same from a folder with open_clip_config.json
 
-``TAG@REVISION`` and ``hf-hub:ORG/REPO@REVISION`` pin a commit; the one that was loaded is in the weights' provenance. A
-file that is in the hub's cache is taken from there, and only what is not is asked for.
+The library is described by Cherti et al. 2023, arXiv:2212.07143. ``TAG@REVISION`` and ``hf-hub:ORG/REPO@REVISION`` pin
+a commit; the weights' provenance names the one that was loaded. Files are taken from the hub's cache, and only those
+that are not there are asked for.
 
-open_clip itself builds random weights with a log line where none are found, runs weights under another activation than
-they were trained with after a warning (4 points on ImageNet, open_clip#1109), stretches position embeddings that do not
-fit, gives every checkpoint file OpenAI's mean and interpolation, and cuts long texts. Here all of these raise.
+open_clip itself lets five mistakes pass, all of which raise here. Where it finds no weights it builds random ones, with
+a log line. It runs weights under another activation than they were trained with, after a warning (4 points on ImageNet,
+open_clip#1109). It stretches position embeddings that do not fit. It gives every checkpoint file OpenAI's mean and
+interpolation. It cuts long texts.
 
 Legend: N images, C texts, D features, L tokens, W token width, S pixels a side.
 """
@@ -62,15 +64,15 @@ from clipdg.weights.files import (
 
 SCHEMAS = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"
-# What a configuration from elsewhere may ask of a tokenizer; the rest would reach transformers' from_pretrained, which
-# runs a repository's own code if trust_remote_code is among it.
+# The options that a configuration from elsewhere may give its tokenizer. Others would reach transformers'
+# from_pretrained, which runs a repository's own code if trust_remote_code is among them.
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language", "additional_special_tokens"}
 POOLS: dict[str, Pool] = {"argmax": "argmax", "eos": "end", "first": "first", "last": "last"}
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers beside the tensors in OpenAI's files
 
 
 class OpenClip(nn.Module):
-    """An open_clip model as a ClipBackbone; ``model`` is open_clip's own CLIP, CustomTextCLIP or CoCa."""
+    """An open_clip model as a ClipBackbone. ``model`` is open_clip's own CLIP, CustomTextCLIP or CoCa."""
 
     name: str
     weights: Weights
@@ -79,19 +81,19 @@ class OpenClip(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.config, self.preprocessing = model, tokenizer, config, spec
         self.embed_dim = int(config["embed_dim"])
-        own = hasattr(tokenizer, "tokenizer")  # CLIP's is part of open_clip
+        own = hasattr(tokenizer, "tokenizer")  # those of transformers; CLIP's is part of open_clip
         self._tokenizer_digest = tokenizer_digest(tokenizer.tokenizer) if own else None
         self._tower = text_tower_of(model, tokenizer)
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What, beside the tensors and the preprocessing, makes this function."""
+        """The settings that decide, with the tensors and the preprocessing, what this backbone computes."""
         config = {**self.config, "text_cfg": dict(self.config["text_cfg"])}
         for key in ("hf_model_name", "hf_tokenizer_name"):
-            if Path(config["text_cfg"].get(key) or "").is_absolute():  # where it lies is not what it is
+            if Path(config["text_cfg"].get(key) or "").is_absolute():  # the place is no part of the architecture
                 config["text_cfg"][key] = Path(config["text_cfg"][key]).name
         described = {"family": "open_clip", "class": type(self.model).__name__, "config": config}
-        own = getattr(getattr(self.model, "text", None), "config", None)  # of a text tower from transformers
+        own = getattr(getattr(self.model, "text", None), "config", None)  # the text tower is one of transformers'
         if own is not None:
             dropped = ("_name_or_path", "transformers_version", "architectures", "dtype")
             described["text"] = _plain({k: v for k, v in own.to_diff_dict().items() if k not in dropped})
@@ -99,7 +101,7 @@ class OpenClip(nn.Module):
 
     @property
     def log_scale(self) -> nn.Parameter:
-        """What training learns; ``logit_scale`` is its exponential."""
+        """The logarithm of ``logit_scale``: the parameter that training learns."""
         scale = self.model.logit_scale
         assert isinstance(scale, nn.Parameter)
         return scale
@@ -110,7 +112,7 @@ class OpenClip(nn.Module):
 
     @property
     def logit_bias(self) -> float:
-        """What ``forward`` adds to the scaled cosines: SigLIP's learnt bias, 0 for a CLIP."""
+        """The number that ``forward`` adds to the scaled cosines: SigLIP's learnt bias, 0 for a CLIP."""
         bias = self.model.logit_bias
         return 0.0 if bias is None else bias.item()  # type: ignore[operator]  # mypy sees a Tensor or Module
 
@@ -119,21 +121,21 @@ class OpenClip(nn.Module):
         return self._tower
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file of these weights holds: open_clip's own names, so that it reads the file too."""
+        """The tensors that a file of these weights holds, under open_clip's own names: it can read the file too."""
         return tensors_of(self.model)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """One RGB image -> (3, S, S), normalised."""
+        """Turn one RGB image into (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for, as the vocabulary writes it."""
+        """The text of each token, as the vocabulary writes it."""
         if hasattr(self.tokenizer, "decoder"):  # CLIP's own byte pairs
             return [self.tokenizer.decoder[i] for i in ids]
         return [str(token) for token in self.tokenizer.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
+        """Turn C texts into tokens (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
         most, reserved = self.tokenizer.context_length, _reserved(self.tokenizer)
@@ -150,14 +152,14 @@ class OpenClip(nn.Module):
         return tokens.to(self.log_scale.device)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
-        # CoCa's default is True
+        """Encode images: (N, 3, S, S) normalised -> (N, D), not of unit length."""
+        # said outright because CoCa normalises by default
         features: Tensor = self.model.encode_image(images, normalize=False)  # type: ignore[operator]  # a Tensor or Module
         return features
 
     @property
     def penultimate_dim(self) -> int | None:
-        """Width of a ViT before its projection; None for other towers and where nothing is projected."""
+        """The width of a ViT before its projection; None for other towers and for a ViT without a projection."""
         from open_clip.transformer import VisionTransformer
 
         visual = self.model.visual
@@ -166,33 +168,34 @@ class OpenClip(nn.Module):
         return int(visual.proj.shape[0])
 
     def encode_penultimate(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, penultimate_dim): open_clip's forward without its last line."""
+        """Encode images as open_clip does but for its last line: (N, 3, S, S) normalised -> (N, penultimate_dim)."""
         visual: Any = self.model.visual
         features: Tensor = visual._pool(visual.transformer(visual._embeds(images)))[0]
         return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, D), not of unit length."""
+        """Encode texts: (C, L) -> (C, D), not of unit length."""
         if self._tower is not None:
             return self._tower.encode(self._tower.embed(tokens), tokens)
         features: Tensor = self.model.encode_text(tokens, normalize=False)  # type: ignore[operator]  # a Tensor or Module
         return features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines, plus SigLIP's bias where there is one.
+        """Compare images and texts by scaled cosines -> logits_per_image (N, C), logits_per_text (C, N).
 
-        The bias moves all classes alike: softmax and argmax are the same with and without it, a sigmoid is not.
+        SigLIP's bias is added where there is one. It moves all classes alike, so that it changes a sigmoid, but neither
+        a softmax nor an argmax.
         """
         image, text = self.encode_image(images), self.encode_text(tokens)
         return scaled_cosines(image, text, self.log_scale.exp(), self.model.logit_bias)
 
 
 class NativeText:
-    """open_clip's own text transformer, cut at its token embeddings (core.TextTower).
+    """open_clip's own text transformer, cut at its token embeddings as core.model.TextTower asks.
 
-    Causal (CLIP, LAION, EVA, PE, MetaCLIP 2) or not (SigLIP, CLIPA, MobileCLIP S: ``no_causal_mask``). A causal one
-    leaves out the tokens after the last pooled one of a batch: they reach nothing that is pooled. In the others padding
-    takes part in attention, as in training, so all L tokens are needed.
+    It is causal (CLIP, LAION, EVA, PE, MetaCLIP 2) or not (SigLIP, CLIPA, MobileCLIP S: ``no_causal_mask``). A causal
+    tower leaves out the tokens behind a batch's last pooled one, as they reach nothing that is pooled. In the others
+    padding takes part in attention, as in training, so all L tokens are needed.
     """
 
     def __init__(self, parts: Any, num_prefix_tokens: int) -> None:
@@ -206,7 +209,7 @@ class NativeText:
 
     @property
     def description(self) -> Transformer | None:
-        """The same tower for text.py; None where its blocks are open_clip's custom ones."""
+        """The same tower as text/prompt_encoder.py takes it; None where its blocks are open_clip's custom ones."""
         parts = self._parts
         blocks = [_block(b) for b in parts.transformer.resblocks]
         activation = _activation(parts.transformer.resblocks[0])
@@ -230,12 +233,12 @@ class NativeText:
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, L, W), without positions."""
+        """Look up token embeddings: (C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._parts.token_embedding(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        """Encode (C, L, W) embeddings, which stand for the (C, L) tokens -> (C, D)."""
         parts = self._parts
         pooled = self._pooled(tokens)  # (C,)
         length = int(pooled.max()) + 1 if self.causal else tokens.shape[1]
@@ -249,7 +252,7 @@ class NativeText:
         return features
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C,), the position of each text's features."""
+        """Find the position that each text is pooled at: (C, L) -> (C,)."""
         if self._pool == "argmax":  # the end token has the highest number
             return tokens.argmax(dim=1)
         if self._pool == "eos":
@@ -259,17 +262,18 @@ class NativeText:
 
 
 class ReplacedText:
-    """A text encoder that takes tokens only (core.TextTower): what its embedding layer gives is replaced while it runs.
+    """A text encoder that takes tokens only. The output of its embedding layer is replaced while it runs.
 
-    transformers' towers (XLM-R, RoBERTa, mT5, NLLB) are not causal and mask their padding, which can be left out;
-    CoCa's is causal, masks padding and pools a class token that it appends itself.
+    So it can be cut at its token embeddings, as core.model.TextTower asks. transformers' towers (XLM-R, RoBERTa, mT5,
+    NLLB) are not causal and mask their padding, which can be left out. CoCa's tower is causal, masks its padding and
+    pools a class token that it appends itself.
     """
 
     def __init__(
         self, parts: nn.Module, layer: nn.Module, num_prefix_tokens: int, context_length: int, pad: int | None
     ) -> None:
         self._parts, self._layer = parts, layer
-        self._pad = pad  # None: the length matters
+        self._pad = pad  # None: padding may not be left out
         self.num_prefix_tokens, self.context_length = num_prefix_tokens, context_length
         self.width = int(layer.weight.shape[1])  # type: ignore[index]  # an Embedding
         self.causal = getattr(parts, "attn_mask", None) is not None
@@ -279,24 +283,24 @@ class ReplacedText:
         return None
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, L, W), without positions."""
+        """Look up token embeddings: (C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self._layer(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        """Encode (C, L, W) embeddings, which stand for the (C, L) tokens -> (C, D)."""
         length = tokens.shape[1] if self._pad is None else int((tokens != self._pad).sum(dim=1).max())
         hook = self._layer.register_forward_hook(lambda *_: embeddings[:, :length])
         try:
             out = self._parts(tokens[:, :length])
         finally:
             hook.remove()
-        features: Tensor = out[0] if isinstance(out, tuple) else out  # with output_tokens, each token's too
+        features: Tensor = out[0] if isinstance(out, tuple) else out  # a tuple has each token's features too
         return features
 
 
 def _block(block: Any) -> Block | None:
-    """A ResidualAttentionBlock; None for a block of another kind."""
+    """Describe a ResidualAttentionBlock; None for a block of another kind."""
     from open_clip.transformer import ResidualAttentionBlock
 
     if type(block) is not ResidualAttentionBlock:
@@ -314,6 +318,7 @@ def _block(block: Any) -> Block | None:
 
 
 def _activation(block: Any) -> Activation | None:
+    """The activation of a block's MLP; None if it is another one than those that text/prompt_encoder.py has."""
     from open_clip.transformer import QuickGELU
 
     function = block.mlp.gelu
@@ -326,7 +331,7 @@ def _activation(block: Any) -> Activation | None:
 
 @dataclass(frozen=True)
 class Source:
-    """What a spec names, found without reading weights: architecture, preprocessing, and where the weights are."""
+    """What a spec means: the architecture, the preprocessing and where the weights are. None of the weights is read."""
 
     model: str  # "ViT-B-32", "hf-hub:ORG/REPO"
     config: dict[str, Any]  # open_clip's
@@ -341,7 +346,11 @@ class Source:
 
 
 def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> OpenClip:
-    """See the top of this file. Raises ConfigError with the names or tags that there are."""
+    """Open ``open_clip:model`` with ``weights``, as the top of this file says.
+
+    Raises ConfigError for a model or a tag that there is not, with those that there are. Raises DataError for weights
+    that do not fit the architecture.
+    """
     import open_clip
 
     source, seed = resolve(model, weights), seed_of(weights)
@@ -353,7 +362,7 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
         path = hub_file(source.repository, source.files, source.revision, spoken, tag)
     tensors, header = _read(path, source.model) if path is not None else ({}, {})
     spec = source.preprocessing
-    if "preprocessing" in header:  # of `clipdg pretrain`, or of a run that kept its weights
+    if "preprocessing" in header:  # the file is of `clipdg pretrain`, or of a run that kept its weights
         spec = preprocessing_in(header)
     elif source.doubt and path is not None:
         raise ConfigError(source.doubt)
@@ -367,7 +376,7 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
         built = _build(source, spoken, tag)
         assert isinstance(built, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
         backbone = OpenClip(built, tokenizer, source.config, spec)
-    # where a folder lies is not what it is
+    # The place of a folder is no part of what it is.
     backbone.name = f"open_clip:local-dir:{source.folder.resolve().name}" if source.folder else spoken
     provenance: dict[str, object] = {}
     if path is not None:
@@ -391,9 +400,9 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
 
 
 def resolve(model: str | None, weights: str | None) -> Source:
-    """What ``open_clip:model`` with ``weights`` means; of a hub repository only the configuration is read.
+    """Find out what ``open_clip:model`` with ``weights`` means. Of a hub repository only the configuration is read.
 
-    Raises ConfigError for a name, tag or file that there is not, and for a tag of the other activation.
+    Raises ConfigError for a name, tag or file that there is not, and for a tag trained with the other activation.
     """
     if not model:
         raise ConfigError("open_clip needs a model, for instance open_clip:ViT-B-32-quickgelu with weights=openai")
@@ -402,7 +411,7 @@ def resolve(model: str | None, weights: str | None) -> Source:
     path = None
     if weights is not None and seed_of(weights) is None:
         path = Path(weights).expanduser()
-        if not os.path.isfile(path):  # False where Path raises: a name that is too long for one
+        if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
             raise ConfigError(
                 f"open_clip:{model} brings its own weights and '{weights}' is no file; leave weights out, or give a "
                 "checkpoint file or random:SEED"
@@ -431,7 +440,7 @@ def resolve(model: str | None, weights: str | None) -> Source:
 
 
 def _listed(model: str, weights: str | None) -> Source:
-    """A model of open_clip's own list."""
+    """Find out what a model of open_clip's own list means."""
     import open_clip
 
     known = open_clip.list_models()
@@ -483,12 +492,12 @@ def _listed(model: str, weights: str | None) -> Source:
 
 
 def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
-    """The weights' file, a repository's configuration, and what transformers reads for a text tower of its own."""
+    """Fetch the weights' file, a repository's configuration, and what transformers reads for its text towers."""
     found = set()
     schema, _, place = (model or "").partition(":")
     if schema == "hf-hub":
         repository, _, revision = place.partition("@")
-        found.add(hub.first(repository, (CONFIG,), revision or None))  # which ``resolve`` then finds
+        found.add(hub.first(repository, (CONFIG,), revision or None))  # ``resolve`` then finds it in the cache
     source = resolve(model, weights)
     if source.repository is not None and source.file is None and seed_of(weights) is None:
         found.add(hub.first(source.repository, source.files, source.revision))
@@ -496,7 +505,7 @@ def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Pat
     parts = {text.get("hf_model_name")} - {None}
     if source.folder is None:
         parts |= {text.get("hf_tokenizer_name")} - {None}
-    else:  # a folder may have the text tower's configuration in it, and has the tokenizer
+    else:  # a folder holds its tokenizer, and may hold its text tower's configuration
         parts = {name for name in parts if not (source.folder / name / "config.json").is_file()}
     for name in parts:
         if not (Path(name).expanduser() / "config.json").is_file():
@@ -505,9 +514,9 @@ def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Pat
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every model that open_clip lists, from its configurations alone: nothing is built or fetched.
+    """List every model of open_clip's from its configuration. Nothing is built or fetched.
 
-    ``tags``: those that ``load`` takes; a tag of the other activation belongs to the model's twin ("-quickgelu").
+    ``tags`` are those that ``load`` takes: a tag of the other activation belongs to the model's twin ("-quickgelu").
     """
     import open_clip
 
@@ -528,7 +537,10 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def preprocessing_of(config: Mapping[str, Any], card: Mapping[str, Any]) -> Preprocessing:
-    """``card``: mean, std, interpolation, resize_mode, where not OpenAI's; the size is the image tower's."""
+    """The preprocessing that a card (mean, std, interpolation, resize_mode) says; what it leaves out is OpenAI's.
+
+    The size is the image tower's.
+    """
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     cfg = merge_preprocess_dict(PreprocessCfg(), dict(card))
@@ -548,7 +560,10 @@ def preprocessing_of(config: Mapping[str, Any], card: Mapping[str, Any]) -> Prep
 
 
 def text_tower_of(model: Any, tokenizer: Any) -> TextTower | None:
-    """None where a learnt context could not stand in front of the text: CLIPS puts a class token after the padding."""
+    """The text tower of a model; None where a learnt context could not stand in front of the text.
+
+    CLIPS, for instance, puts a class token after the padding.
+    """
     import open_clip
     from open_clip.hf_model import HFTextEncoder
 
@@ -558,7 +573,7 @@ def text_tower_of(model: Any, tokenizer: Any) -> TextTower | None:
         if tokenizer.tokenizer_mode == "clips" or tokenizer.tokenizer.padding_side != "right":
             return None
         special = tokenizer.tokenizer("a", return_special_tokens_mask=True).special_tokens_mask
-        prefix = special.index(0)  # [CLS], <s> or a language; none in SigLIP's and mT5's
+        prefix = special.index(0)  # the number of [CLS], <s> or language tokens; 0 for SigLIP and mT5
     if isinstance(parts, HFTextEncoder):
         layer = parts.transformer.get_input_embeddings()
         return ReplacedText(parts, layer, prefix, tokenizer.context_length, parts.config.pad_token_id)
@@ -568,7 +583,7 @@ def text_tower_of(model: Any, tokenizer: Any) -> TextTower | None:
 
 
 def _build(source: Source, spec: str, tag: str | None) -> nn.Module:
-    """open_clip.create_model's choice of class, without the ways to weights that lie in it."""
+    """Build the class that open_clip.create_model would choose, without its ways of finding weights."""
     import open_clip
     import transformers
 
@@ -578,7 +593,7 @@ def _build(source: Source, spec: str, tag: str | None) -> nn.Module:
         vision["timm_model_pretrained"] = False
     if text.get("hf_model_name"):
         folder = _folder_of(text["hf_model_name"], source.folder, spec, tag)
-        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises for one that has code
+        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)  # raises if it has code of its own
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
     kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
@@ -589,13 +604,13 @@ def _build(source: Source, spec: str, tag: str | None) -> nn.Module:
                 f"open_clip:{source.model} is a CoCa whose towers lack output_tokens, which open_clip itself cannot run"
             )
     built: nn.Module = kind(**config)
-    if isinstance(built, open_clip.CoCa):  # left as the memory was: its own init_parameters is never called
+    if isinstance(built, open_clip.CoCa):  # CoCa leaves it uninitialised: nothing calls its init_parameters
         nn.init.normal_(built.text_decoder.text_projection, std=built.text_decoder.width**-0.5)
     return built
 
 
 def _tokenizer(source: Source, spec: str, tag: str | None) -> Any:
-    """open_clip.get_tokenizer's choice, from the configuration at hand."""
+    """Build the tokenizer that open_clip.get_tokenizer would choose, from the configuration at hand."""
     import huggingface_hub
     import open_clip
 
@@ -618,7 +633,7 @@ def _tokenizer(source: Source, spec: str, tag: str | None) -> Any:
     place = str(source.folder or name)
     options |= {"tokenizer_mode": text.get("tokenizer_mode"), "trust_remote_code": False}
     try:
-        try:  # what is in the cache, or in a folder, needs no network
+        try:  # first without the network: from the cache, or from a folder
             return open_clip.tokenizer.HFTokenizer(place, length, local_files_only=True, **options)
         except (OSError, ValueError):
             if huggingface_hub.is_offline_mode() or Path(place).is_dir():
@@ -636,7 +651,7 @@ def _tokenizer(source: Source, spec: str, tag: str | None) -> Any:
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
-    """A text's own tokens, and their number with start and end, before anything is cut."""
+    """Turn a text into its own tokens, uncut, and count them with start and end."""
     import open_clip
 
     if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
@@ -649,9 +664,9 @@ def _ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
 
 
 def _padded(tokenizer: Any, listed: Sequence[list[int]]) -> Tensor | None:
-    """What CLIP's own tokenizer makes of texts that are tokens already; None for another one.
+    """Pad lists of tokens as CLIP's own tokenizer does; None if the tokenizer is another one.
 
-    It takes 50 us a text, and the 80,000 prompts of a classifier should not pay them twice.
+    Tokenizing takes 50 us a text, which the 80,000 prompts of a classifier should not pay twice.
     """
     import open_clip
 
@@ -664,7 +679,7 @@ def _padded(tokenizer: Any, listed: Sequence[list[int]]) -> Tensor | None:
 
 
 def _reserved(tokenizer: Any) -> set[int]:
-    """Tokens that no text may hold: for what is unknown, and those that say where a text ends."""
+    """The tokens that no text may hold: those of what is unknown, and those that say where a text ends."""
     import open_clip
 
     if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
@@ -674,7 +689,7 @@ def _reserved(tokenizer: Any) -> set[int]:
 
 
 def _configuration(path: Path, model: str) -> tuple[dict[str, Any], Preprocessing]:
-    """What open_clip_config.json says: open_clip's configuration, and the images that it takes."""
+    """Read open_clip_config.json: open_clip's configuration, and the preprocessing."""
     wrong = f"open_clip:{model} cannot be opened:"
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
@@ -699,7 +714,10 @@ def _no_number(word: str) -> float:
 
 
 def _checkpoint_in(folder: Path, model: str) -> Path:
-    """The one that open_clip prefers; of several others none is chosen."""
+    """The checkpoint in a folder: the one whose name open_clip prefers, or else the only one.
+
+    Raises ConfigError if there is none, or several of which none is preferred.
+    """
     preferred = [*_names(""), "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin"]
     for name in preferred:
         if (folder / name).is_file():
@@ -715,7 +733,7 @@ def _checkpoint_in(folder: Path, model: str) -> Path:
 
 
 def _names(file: str) -> tuple[str, ...]:
-    """Names under which a repository may hold its weights, safetensors first; ``file``: the name that a tag gives."""
+    """The names that a repository's weights may have, safetensors first. ``file`` is the name that a tag gives."""
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     if not file:
@@ -724,7 +742,7 @@ def _names(file: str) -> tuple[str, ...]:
 
 
 def _folder_of(name: str, folder: Path | None, spec: str, tag: str | None) -> Path:
-    """Where the configuration of a text tower from transformers lies: beside its CLIP, in a folder, or in the cache."""
+    """Find the configuration of a text tower from transformers: beside its CLIP, in a folder, or in the cache."""
     for place in ([folder / name] if folder else []) + [Path(name).expanduser()]:
         if (place / "config.json").is_file():
             return place
@@ -732,6 +750,7 @@ def _folder_of(name: str, folder: Path | None, spec: str, tag: str | None) -> Pa
 
 
 def _read(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint and its header. Where OpenAI's own file is refused, the error points to the tag."""
     import open_clip
 
     try:
@@ -743,24 +762,25 @@ def _read(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _as_open_clips(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` under the names and shapes that this version of open_clip has for them; no value is changed."""
+    """Give ``tensors`` the names and shapes of this version of open_clip. No value is changed."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
-    content: dict[str, Tensor] = convert_state_dict(model, dict(tensors))  # Apple's own MobileCLIP files
+    content: dict[str, Tensor] = convert_state_dict(model, dict(tensors))  # knows Apple's own MobileCLIP files
     if "positional_embedding" in content and not hasattr(model, "positional_embedding"):
         content = convert_to_custom_text_state_dict(content)
     own = model.state_dict()
-    for name in ("logit_scale", "logit_bias"):  # of no or of one dimension
+    for name in ("logit_scale", "logit_bias"):  # files have them with no or one dimension
         if name in content and name in own and content[name].numel() == own[name].numel():
             content[name] = content[name].reshape(own[name].shape)
-    for name in (*OPENAI_EXTRAS, "text.transformer.embeddings.position_ids"):  # position_ids: of transformers < 4.31
+    for name in (*OPENAI_EXTRAS, "text.transformer.embeddings.position_ids"):  # transformers < 4.31 kept position_ids
         if name not in own:
             content.pop(name, None)
     return content
 
 
 def _check_activation(model: str, tag: str, needs: bool, has: bool) -> None:
+    """Raises ConfigError if weights were trained with QuickGELU and the model has none, or the other way round."""
     import open_clip
 
     if needs == has:
@@ -795,7 +815,7 @@ def _tags(model: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A config as JSON would give it back; tuples are lists there."""
+    """Turn a configuration into what JSON would give back: tuples become lists."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -806,7 +826,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _without_its_log() -> Iterator[None]:
-    """open_clip logs on the root logger, which prints and configures it; what matters is raised here."""
+    """Silence open_clip, which logs on the root logger and so configures it. What matters is raised here."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,12 +1,12 @@
-"""timm: image encoders with exact tags, ``timm:resnet50.tv_in1k`` (Wightman, huggingface/pytorch-image-models).
+"""timm: image encoders by exact tag, ``timm:resnet50.tv_in1k``.
 
     timm:NAME.TAG              weights: those of the tag (None), a file or folder in timm's own format, or random:SEED
     timm:NAME.TAG@REVISION     the tag's weights as of a commit of their repository
 
-The tag is part of the name because it decides the numbers: "resnet50" alone is other weights in every release of timm.
-Features are what the classifier sees, ``forward_head(…, pre_logits=True)``; ``classify`` is the classifier that came
-with the weights. Two settings matter in training only: stochastic depth (Huang et al. 2016) and DomainBed's frozen
-batch norm (Gulrajani & Lopez-Paz 2021).
+The library is Wightman's, huggingface/pytorch-image-models. The tag is part of the name because it decides the numbers:
+"resnet50" alone means other weights from one release of timm to the next. The features are what the classifier reads,
+``forward_head(…, pre_logits=True)``, and ``classify`` is the classifier that came with the weights. Two settings matter
+in training only: stochastic depth (Huang et al. 2016) and DomainBed's frozen batch norm (Gulrajani & Lopez-Paz 2021).
 
 Legend: N images, D features, K classes of the weights' own, S pixels a side.
 """
@@ -30,13 +30,16 @@ from clipdg.data.preprocessing import preprocess
 from clipdg.storage.hub import HubClient
 from clipdg.weights.files import frozen, identify, load_exactly, preprocessing_in, read, seed_of, seeded, tensors_of
 
-# What timm itself looks for in a repository, in its order.
+# The files that timm itself looks for in a repository, in its order.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Config:
-    """``test_size``: images of the size at which timm's own results were measured, where that is a larger one."""
+    """Settings of training, and the size of the images.
+
+    ``test_size``: take images of the size at which timm measured its own results, which may be larger than in training.
+    """
 
     drop_path: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})  # probability in the deepest block
     frozen_batch_norm: bool = False
@@ -44,7 +47,7 @@ class Config:
 
 
 class TimmImage(nn.Module):
-    """A timm model as a Backbone; ``model`` is timm's own, with its classifier."""
+    """A timm model as a Backbone. ``model`` is timm's own, with its classifier."""
 
     name: str
     weights: Weights
@@ -57,16 +60,16 @@ class TimmImage(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What, beside the tensors and the preprocessing, makes this function."""
+        """The settings that decide, with the tensors and the preprocessing, what this backbone computes."""
         cfg = self.model.pretrained_cfg
         return {"family": "timm", "model": cfg["architecture"], "pool": cfg.get("global_pool")}
 
     @property
     def head(self) -> nn.Module | None:
-        """The classifier from features to the weights' own classes, for most tags ImageNet's 1,000 in its order.
+        """The classifier from features to the weights' own classes; for most tags these are ImageNet's 1,000, in order.
 
-        None if the weights have none, or none that is a function of the features: of several heads (distilled models,
-        VOLO) each sees other tokens.
+        None if the weights have no classifier, or none that reads the features: where there are several heads
+        (distilled models, VOLO), each of them reads other tokens.
         """
         found = self.model.get_classifier()
         found = getattr(found, "fc", found) if hasattr(found, "global_pool") else found  # Sequencer's pools again
@@ -75,9 +78,9 @@ class TimmImage(nn.Module):
 
     @property
     def head_wnids(self) -> tuple[str, ...] | None:
-        """The K outputs in WordNet, by timm's lists: 1,000 are ImageNet-1k's, 21,841 ImageNet-22k's, …
+        """The WordNet ids of the classifier's K outputs, by timm's lists: 1,000 are ImageNet-1k's, and so on.
 
-        None if there is no classifier or timm has no list of that length.
+        None if there is no classifier, or if timm has no list of K.
         """
         from timm.data import ImageNetInfo, infer_imagenet_subset
 
@@ -85,28 +88,28 @@ class TimmImage(nn.Module):
         return None if subset is None else tuple(ImageNetInfo(subset).label_names())
 
     def classify(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, K) logits of the weights' own classes; dropout in front of the classifier is left out."""
+        """Classify features: (N, D) -> (N, K) logits of the weights' own classes, without the classifier's dropout."""
         head = self.head
         if head is None:
             raise ConfigError(
                 f"{self.name} with weights '{self.weights.tag}' has no classifier that takes its features; "
                 "use linear_probe or erm with it"
             )
-        if isinstance(head, nn.Conv2d):  # of kernel 1, in ResNetV2, DLA and DPN
+        if isinstance(head, nn.Conv2d):  # ResNetV2, DLA and DPN classify by a convolution of kernel 1
             features = features[:, :, None, None]
         logits: Tensor = head(features)
         return logits.flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file of these weights holds: timm's own names."""
+        """The tensors that a file of these weights holds, under timm's own names."""
         return tensors_of(self.model)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """One RGB image -> (3, S, S), normalised."""
+        """Turn one RGB image into (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        """Encode images: (N, 3, S, S) normalised -> (N, D), not of unit length."""
         features: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
         return features
 
@@ -114,7 +117,7 @@ class TimmImage(nn.Module):
         return self.encode_image(images)
 
     def train(self, mode: bool = True) -> TimmImage:
-        """With ``frozen_batch_norm``, the running statistics stay as they are; the affine weights still train."""
+        """Set the mode. With ``frozen_batch_norm`` the running statistics stay, and the affine weights still train."""
         super().train(mode)
         if self.frozen_batch_norm:
             for module in self.modules():
@@ -123,7 +126,7 @@ class TimmImage(nn.Module):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> TimmImage:
-        """Of what makes the features: the classifier gets no gradient from them and is never trained."""
+        """Turn gradients on or off for all that makes the features. The classifier is never trained."""
         super().requires_grad_(requires_grad)
         if self.head is not None:
             self.head.requires_grad_(False)
@@ -131,9 +134,10 @@ class TimmImage(nn.Module):
 
 
 def load(model: str | None = None, weights: str | None = None, config: Config | None = None) -> TimmImage:
-    """See the top of this file.
+    """Open ``timm:model`` with ``weights``, as the top of this file says.
 
-    Raises ConfigError with the tags that there are, or saying where weights were looked for; DataError if they misfit.
+    Raises ConfigError for a tag that there is not, with those that there are, and for weights that cannot be found.
+    Raises DataError for weights that do not fit the architecture.
     """
     config = config or Config()
     name = f"timm:{model}"
@@ -158,7 +162,7 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
     if config.frozen_batch_norm and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in built.modules()):
         raise ConfigError(f"{name} has no batch norm that could be frozen; leave out backbone.frozen_batch_norm")
     preprocessing = preprocessing_of(built, name, test_size=config.test_size)
-    if "preprocessing" in header:  # of a run that kept its weights
+    if "preprocessing" in header:  # the file is of a run that kept its weights
         preprocessing = preprocessing_in(header)
     backbone = TimmImage(name, built, preprocessing, frozen_batch_norm=config.frozen_batch_norm)
     if header and header.get("architecture") != backbone.architecture:
@@ -177,7 +181,7 @@ def load(model: str | None = None, weights: str | None = None, config: Config | 
 
 
 def check_tag(model: str) -> None:
-    """Raises ConfigError with the names or the tags that there are."""
+    """Raises ConfigError if timm has no such model or tag, with those that it has."""
     import timm
 
     architecture, _, tag = model.partition(".")
@@ -191,7 +195,7 @@ def check_tag(model: str) -> None:
 
 
 def sources(model: str) -> tuple[str | None, tuple[str, ...]]:
-    """Where timm keeps a tag's weights: a repository and the file names to try, or None and a URL."""
+    """Where timm keeps a tag's weights: a repository and the names of files to try, or None and a URL."""
     import timm
 
     cfg = timm.get_pretrained_cfg(model)
@@ -201,7 +205,7 @@ def sources(model: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
-    """The file of a tag's weights; nothing for weights from a file or a seed, as the package has all the rest."""
+    """Fetch the file of a tag's weights. Other weights need no download: the package has all the rest."""
     from timm.models import _hub
 
     tagged, _, revision = (model or "").partition("@")
@@ -215,7 +219,7 @@ def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Pat
 
 
 def preprocessing_of(model: Any, name: str, *, test_size: bool = False) -> Preprocessing:
-    """What the weights were trained with, or tested with; timm keeps it with the tag."""
+    """The preprocessing of the weights' training, or of their test with ``test_size``; timm keeps both with the tag."""
     import timm.data
 
     cfg = timm.data.resolve_model_data_config(model, use_test_size=test_size)
@@ -238,7 +242,7 @@ def preprocessing_of(model: Any, name: str, *, test_size: bool = False) -> Prepr
 
 
 def _create(model: str, config: Config, **options: Any) -> Any:
-    """timm's model, with random weights unless ``options`` ask for others."""
+    """Build timm's model, with random weights unless ``options`` ask for others."""
     import timm
     from timm.layers import DropPath
 
@@ -257,10 +261,10 @@ def _create(model: str, config: Config, **options: Any) -> Any:
 
 
 def _from_tag(source: Path, model: str, config: Config) -> Any:
-    """The tag's weights from the file that timm downloads, with its classifier: without, timm is not strict."""
+    """Build the model with the tag's weights. It keeps its classifier, since timm is not strict without it."""
     tensors, _ = read(source)
     try:
-        # timm renames what other code saved. It gets tensors, since it would unpickle a file without our care.
+        # timm renames the tensors of other code. It is given tensors, as it would unpickle a file without our care.
         with seeded(0):
             built = _create(model, config, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
     except RuntimeError as error:
@@ -271,7 +275,10 @@ def _from_tag(source: Path, model: str, config: Config) -> Any:
 
 
 def _from_file(path: Path, model: str, config: Config) -> tuple[Any, dict[str, Any]]:
-    """The model of weights in timm's own names, with as many classes as they have, perhaps none; and their header."""
+    """Build the model from a file with timm's own names, and read the file's header.
+
+    The model gets as many classes as the file has, which may be none.
+    """
     import timm
 
     tensors, header = read(path)
@@ -285,7 +292,7 @@ def _from_file(path: Path, model: str, config: Config) -> tuple[Any, dict[str, A
 
 
 def _path(weights: str, model: str) -> Path:
-    """A weights file, or that of a folder as timm's ``save_for_hf`` writes it."""
+    """The weights' file: ``weights`` itself, or the one in a folder that timm's ``save_for_hf`` wrote."""
     path = Path(weights).expanduser()
     if not path.is_dir():
         return path
@@ -304,9 +311,9 @@ def _path(weights: str, model: str) -> Path:
 
 
 def _found(model: str, revision: str | None) -> Path:
-    """The file of a tag's weights, from timm's own cache or else downloaded.
+    """Find the file of a tag's weights: in the cache, or else on the hub.
 
-    Raises NetworkError saying what was looked for, where, and how to fetch it.
+    Raises NetworkError if it cannot be had, saying where it was looked for and how to fetch it.
     """
     from timm.models import _hub
 
@@ -322,7 +329,7 @@ def _found(model: str, revision: str | None) -> Path:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every tag that timm lists, from its cards alone: nothing is built or fetched; timm's cards do not say D."""
+    """List every tag of timm's from its cards. Nothing is built or fetched, so D is not known."""
     import timm
 
     rows = []

@@ -1,11 +1,11 @@
-"""tiny: a CLIP of 0.4 million parameters that pre-trains in about a minute, and its image tower alone.
+"""tiny: a CLIP of 0.4 million parameters, pre-trained in a minute.
 
     tiny          ResNet image tower, causal text transformer
     tiny:vit      the same with a vision transformer as the image tower
     tiny:resnet   the ResNet alone, without projection and text tower: the body of the supervised baseline
 
-Two encoders into one space as in Radford et al. 2021 (arXiv:2103.00020): the text tower is causal and pools at the end
-token. Instead of byte pairs its tokenizer knows the words of its captions and spells all others by letters.
+Two encoders share one space, as in Radford et al. 2021 (arXiv:2103.00020). The text tower is causal and pools at the
+end token. The tokenizer has no byte pairs: it knows the words of its captions and spells all others by letters.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes; they are stored with the weights."""
+    """The sizes of the towers, which are stored with the weights."""
 
     image: Literal["resnet", "vit"] = "resnet"
     embed_dim: int | None = 64  # None: the image tower alone
@@ -56,7 +56,7 @@ class Architecture:
 
 
 class Tokenizer:
-    """Words seen in captions are one token, all others one token a letter; digits and punctuation likewise."""
+    """Makes one token of a word that captions had, and one token a character of everything else."""
 
     def __init__(self, words: Iterable[str], context_length: int) -> None:
         self.words = sorted(set(words))
@@ -68,7 +68,10 @@ class Tokenizer:
         return END + 1 + len(self.words) + len(CHARACTERS)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """-> (C, L) with start and end tokens, padded. Raises DataError for a text that is too long or unspellable."""
+        """Turn C texts into tokens (C, L) with start and end, padded.
+
+        Raises DataError for a text that is too long or cannot be spelled.
+        """
         if isinstance(texts, str):
             raise TypeError("tokenize takes a list of texts, not one text")
         tokens = torch.full((len(texts), self.context_length), PAD)
@@ -83,12 +86,12 @@ class Tokenizer:
         return tokens
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for."""
+        """The text of each token."""
         known = ["<pad>", "<start>", "<end>", *self.words, *CHARACTERS]
         return [known[i] for i in ids]
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """The words that no caption had, in order: spelled by letters, they mean nothing to these weights."""
+        """The words that no caption had, in order. Spelled by letters, they mean nothing to these weights."""
         words = [word for text in texts for word in split(text) if word[0] in string.ascii_lowercase]
         return list(dict.fromkeys(word for word in words if word not in self._word_ids))
 
@@ -109,12 +112,12 @@ class Tokenizer:
 
 
 def split(text: str) -> list[str]:
-    """Runs of the letters a-z, and every other visible character by itself, all in lower case."""
+    """Split a text, in lower case, into runs of the letters a-z and single other characters."""
     return re.findall(r"[a-z]+|\S", text.lower())
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions of which the first halves the sides; the shortcut averages instead of skipping pixels."""
+    """Two 3x3 convolutions, the first of which halves the sides. The shortcut averages pixels and skips none."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -135,7 +138,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """(N, 3, S, S) -> (N, 4 * width): a stem and two residual blocks, each of which halves the sides."""
+    """A stem and two residual blocks, each of which halves the sides: (N, 3, S, S) -> (N, 4 * width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class ResNet(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and MLP."""
+    """Attention and an MLP, each behind its norm."""
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
@@ -183,7 +186,10 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(N, 3, S, S) -> (N, width), pooled at the class token; no layer mixes images, so batches can be split."""
+    """A vision transformer that pools at its class token: (N, 3, S, S) -> (N, width).
+
+    No layer mixes images, so batches can be split.
+    """
 
     def __init__(self, size: int, patch: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -202,7 +208,7 @@ class VisionTransformer(nn.Module):
 
 
 class Text(nn.Module):
-    """The text tower, cut at its token embeddings (core.TextTower)."""
+    """The text tower, cut at its token embeddings as core.model.TextTower asks."""
 
     num_prefix_tokens = 1
     causal = True
@@ -222,7 +228,7 @@ class Text(nn.Module):
 
     @property
     def description(self) -> Transformer:
-        """The same tower for text.py."""
+        """The same tower as text/prompt_encoder.py takes it."""
         return Transformer(
             self.tokens.weight,
             self.positions,
@@ -237,21 +243,21 @@ class Text(nn.Module):
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, L, W), without positions."""
+        """Look up token embeddings: (C, L) -> (C, L, W), without positions."""
         embeddings: Tensor = self.tokens(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """(C, L, W) embeddings and the (C, L) tokens they stand for -> (C, D)."""
+        """Encode (C, L, W) embeddings, which stand for the (C, L) tokens -> (C, D)."""
         end = (tokens == END).int().argmax(dim=1)  # (C,), the first end token
-        length = int(end.max()) + 1  # what follows the end cannot reach it in a causal tower
+        length = int(end.max()) + 1  # in a causal tower, what follows the end cannot reach it
         x = self.blocks(embeddings[:, :length] + self.positions[:length])
         out: Tensor = self.projection(self.norm(x[torch.arange(len(x), device=x.device), end]))
         return out
 
 
 class TinyImage(nn.Module):
-    """The image tower alone: a Backbone, but no CLIP."""
+    """The image tower alone, which is a Backbone but no CLIP."""
 
     name: str
     weights: Weights
@@ -272,19 +278,19 @@ class TinyImage(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What, beside the tensors and the preprocessing, makes this function."""
+        """The settings that decide, with the tensors and the preprocessing, what this backbone computes."""
         return {"family": "tiny", "sizes": dataclasses.asdict(self.sizes)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file of these weights holds."""
+        """The tensors that a file of these weights holds."""
         return tensors_of(self)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """One RGB image -> (3, S, S), normalised."""
+        """Turn one RGB image into (3, S, S), normalised."""
         return preprocess(image, self.preprocessing)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        """Encode images: (N, 3, S, S) normalised -> (N, D), not of unit length."""
         features: Tensor = self.image(images)
         return features
 
@@ -293,7 +299,7 @@ class TinyImage(nn.Module):
 
 
 class Tiny(TinyImage):
-    """The CLIP: two towers, two projections and a temperature."""
+    """The CLIP, made of two towers, two projections and a temperature."""
 
     def __init__(self, architecture: Architecture, preprocessing: Preprocessing, words: Iterable[str]) -> None:
         super().__init__(architecture, preprocessing)
@@ -314,7 +320,7 @@ class Tiny(TinyImage):
 
     @property
     def log_scale(self) -> nn.Parameter:
-        """What training learns; ``logit_scale`` is its exponential."""
+        """The logarithm of ``logit_scale``: the parameter that training learns."""
         return self.scale
 
     @property
@@ -322,38 +328,38 @@ class Tiny(TinyImage):
         return self.text
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """C texts -> (C, L). Raises DataError naming a text that is too long or cannot be represented."""
+        """Turn C texts into tokens (C, L). Raises DataError naming a text that is too long or cannot be represented."""
         return self.tokenizer(texts).to(self.scale.device)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for."""
+        """The text of each token."""
         return self.tokenizer.decode(ids)
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """The words that no caption had: spelled by letters, they mean nothing to these weights."""
+        """The words that no caption had. Spelled by letters, they mean nothing to these weights."""
         return self.tokenizer.unknown_words(texts)
 
     @property
     def penultimate_dim(self) -> int:
-        """Width of the image tower before its projection."""
+        """The width of the image tower before its projection."""
         return self.image.width
 
     def encode_penultimate(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, penultimate_dim)."""
+        """Encode images without the projection: (N, 3, S, S) normalised -> (N, penultimate_dim)."""
         features: Tensor = self.image(images)
         return features
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised -> (N, D), not of unit length."""
+        """Encode images: (N, 3, S, S) normalised -> (N, D), not of unit length."""
         features: Tensor = self.image_projection(self.image(images))
         return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(C, L) -> (C, D), not of unit length."""
+        """Encode texts: (C, L) -> (C, D), not of unit length."""
         return self.text.encode(self.text.embed(tokens), tokens)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # a CLIP takes texts too
-        """-> logits_per_image (N, C), logits_per_text (C, N): scaled cosines."""
+        """Compare images and texts by scaled cosines -> logits_per_image (N, C), logits_per_text (C, N)."""
         image = F.normalize(self.encode_image(images), dim=1)
         text = F.normalize(self.encode_text(tokens), dim=1)
         logits = self.scale.exp() * image @ text.T
@@ -361,7 +367,7 @@ class Tiny(TinyImage):
 
 
 def initialise(model: str | None, seed: int, captions: Iterable[str] = (), size: int = 32) -> TinyImage:
-    """Random weights; the vocabulary is the words of ``captions``, none of which leaves letters alone."""
+    """Make random weights. The vocabulary has the words of ``captions``, and letters alone if there are none."""
     preprocessing = Preprocessing(size, MEAN, STD)
     with seeded(seed):
         if model == "resnet":
@@ -373,7 +379,7 @@ def initialise(model: str | None, seed: int, captions: Iterable[str] = (), size:
 
 
 def load(model: str | None = None, weights: str | None = None, config: NoSettings | None = None) -> TinyImage:
-    """``tiny[:model]`` with the weights shipped here (None), those of a file, or ``random:SEED``."""
+    """Open ``tiny[:model]`` with the weights that ship with clipdg (None), those of a file, or ``random:SEED``."""
     check_model(model)
     seed = seed_of(weights)
     if seed is not None:
@@ -392,7 +398,7 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
         raise DataError(
             f"{path.name} is not a file of tiny's weights, as `clipdg pretrain` writes them: {error}"
         ) from error
-    if model == "resnet":  # the body of a CLIP, or a tower that was alone already
+    if model == "resnet":  # the file has a CLIP, of which this is the body, or the tower alone
         tensors = {name: t for name, t in tensors.items() if name.startswith("image.")}
         architecture = dataclasses.replace(architecture, embed_dim=None)
     if architecture.image != ("vit" if model == "vit" else "resnet") or (
@@ -413,12 +419,13 @@ def load(model: str | None = None, weights: str | None = None, config: NoSetting
 
 
 def check_model(model: str | None) -> None:
+    """Raises ConfigError if there is no such model."""
     if model is not None and model not in MODELS:
         raise ConfigError(f"no 'tiny:{model}'; there are tiny, tiny:vit and tiny:resnet")
 
 
 def downloads(hub: HubClient, model: str | None, weights: str | None) -> set[Path]:
-    """Nothing, as the weights ship with clipdg. Raises ConfigError if there is no such model."""
+    """Fetch nothing, as the weights ship with clipdg. Raises ConfigError if there is no such model."""
     check_model(model)
     return set()
 
@@ -447,7 +454,7 @@ def _named(
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """The three models; only the first has weights that ship with clipdg."""
+    """List the three models. tiny and tiny:resnet share the weights that ship with clipdg."""
     width = 4 * Architecture().resnet_width
     return [
         {"name": "tiny", "tags": ["shipped"], "size": 32, "embed_dim": 64, "can_prompt": True},

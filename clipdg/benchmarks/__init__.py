@@ -1,1 +1,1 @@
-"""Benchmarks, one file each."""
+"""Benchmarks: a file each, or a folder where one brings data."""

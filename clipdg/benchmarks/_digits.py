@@ -1,14 +1,14 @@
-"""Coloured and rotated digits, as DomainBed makes them of MNIST (datasets.py), of whatever digits there are.
+"""Colour and rotate digits of any kind as DomainBed's datasets.py does with MNIST's.
 
 Colours: Arjovsky et al., Invariant Risk Minimization, 2019, arXiv:1907.02893. The label says whether the digit is below
-five and is wrong for one image in four; the colour agrees with the label for 90 %, 80 % and 10 % of the images of the
-three environments. What reads the digit is right for at most 75 %; what reads the colour does better where it was
-trained, and fails where it was not.
+five, and is wrong for one image in four. The colour agrees with the label for 90 %, 80 % and 10 % of the images of the
+three environments. A classifier that reads the digit is right for at most 75 %. One that reads the colour does better
+where it was trained, and fails where the correlation turns round.
 
 Rotations: Ghifary et al., Domain Generalization for Object Recognition with Multi-task Autoencoders, ICCV 2015. Six
-environments turned by 0, 15, ..., 75 degrees counter-clockwise, bilinearly, filled with 0.
+environments are turned by 0, 15, ..., 75 degrees counter-clockwise, bilinearly, and filled with 0.
 
-In both, one permutation of all digits, and every n-th of it from the i-th on is environment i.
+Both permute all digits once. Environment i of n has every n-th digit of that order from the i-th on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clipdg.data.rows import ArrayRows
 
 COLOUR_NOISE = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}  # how often the colour is not the label's
 LABEL_NOISE = 0.25
-COLOUR_CLASSES = ("digit 5-9", "digit 0-4")  # red and green, if the colour agrees
+COLOUR_CLASSES = ("digit 5-9", "digit 0-4")  # they are red and green where the colour agrees
 COLOUR_TEMPLATES = ("a photo of a {}.",)
 COLOUR_CITATION = "Arjovsky et al., Invariant Risk Minimization, 2019"
 COLOUR_NOTES = (
@@ -46,23 +46,24 @@ View = Literal["red_green", "grey"]
 
 @dataclass(frozen=True)
 class Digits:
-    """``images``: (N, S, S) uint8, white on black. ``labels``: (N,) int64, the digits they show."""
+    """Images (N, S, S) uint8, white on black, and the digits that they show as labels (N,) int64."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
 class Draws(Protocol):
-    """Where chance comes from."""
+    """A source of chance."""
 
-    def permutation(self, num: int) -> NDArray[np.int64]: ...
+    def permutation(self, num: int) -> NDArray[np.int64]:
+        """Draw an order of ``num`` things."""
 
     def flips(self, environment: int, num: int, probability: float) -> NDArray[np.bool_]:
-        """Whether each of ``num`` things is turned round; a second call for an environment draws anew."""
+        """Draw whether each of ``num`` things is turned round. A second call for an environment draws anew."""
 
 
 class OwnDraws:
-    """Generators of numpy's that belong to nobody else: one for the order and one for each environment."""
+    """Chance from numpy's generators, which nothing else uses: one for the order and one for each environment."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -77,7 +78,7 @@ class OwnDraws:
 
 
 class DomainBedDraws:
-    """torch's stream after ``torch.manual_seed(seed)``, which is DomainBed's global one when it makes its data."""
+    """Chance from torch's stream after ``torch.manual_seed(seed)``, which DomainBed has when it makes its data."""
 
     def __init__(self, seed: int) -> None:
         import torch
@@ -99,16 +100,16 @@ STREAMS: dict[str, Callable[[int], Draws]] = {"own": OwnDraws, "domainbed": Doma
 
 
 def environments(num_images: int, num: int, draws: Draws) -> list[NDArray[np.int64]]:
-    """Which images each of ``num`` environments has."""
+    """Divide the images among ``num`` environments: the indices of each."""
     order = draws.permutation(num_images)
     return [order[i::num] for i in range(num)]
 
 
 def colored(digits: Digits, draws: Draws, view: View = "red_green") -> dict[str, Domain]:
-    """Environments "+90%", "+80%" and "-90%" with labels 1 for a digit below five, as RGB.
+    """Make the environments "+90%", "+80%" and "-90%" of RGB images, labelled 1 for a digit below five.
 
-    ``red_green``: DomainBed's two channels are red and green, and blue is empty. ``grey``: all three channels show the
-    digit, so that the colour, which is the shortcut, cannot be seen.
+    With "red_green", DomainBed's two channels are red and green, and blue is empty. With "grey", all three channels
+    show the digit, so that the colour, which is the shortcut, cannot be seen.
     """
     parts = environments(len(digits.images), len(COLOUR_NOISE), draws)
     domains = {}
@@ -126,7 +127,7 @@ def colored(digits: Digits, draws: Draws, view: View = "red_green") -> dict[str,
 
 
 def rotated(digits: Digits, draws: Draws) -> dict[str, Domain]:
-    """Environments "0" to "75" degrees, with three equal channels."""
+    """Make the environments "0" to "75" degrees, of images with three equal channels."""
     parts = environments(len(digits.images), len(ANGLES), draws)
     domains = {}
     for angle, which in zip(ANGLES, parts, strict=True):
@@ -145,7 +146,7 @@ def _ids(which: NDArray[np.int64], num: int) -> list[str]:
     return [f"digit/{i:0{width}d}" for i in which.tolist()]
 
 
-# scikit-learn's digits
+# ---- scikit-learn's digits ----
 
 SKLEARN_SIZE = 16
 SKLEARN_CITATION = (
@@ -156,7 +157,7 @@ SKLEARN_LICENCE = "CC BY 4.0"
 
 
 def sklearn_digits(name: str, root: str | None) -> Digits:
-    """scikit-learn's 1,797 handwritten digits, their 8x8 pixels doubled bilinearly."""
+    """scikit-learn's 1,797 handwritten digits, whose 8x8 pixels are doubled bilinearly."""
     from sklearn.datasets import load_digits
 
     if root is not None:

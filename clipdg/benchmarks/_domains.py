@@ -1,17 +1,18 @@
-"""Image sets of several domains with one class list, each domain left out once: what PACS and its kin share.
+"""PACS and its kin: image sets of several domains with one class list, of which each domain is left out once.
 
-A data set is a ``DomainSet``, which is data; ``build`` opens it from wherever it lies:
+A data set is described by a ``DomainSet``, and ``build`` opens it from wherever it lies:
 
     DomainBed's layout    domain/class/image.jpg
     Dassl's layout        its split files or split folders, with ``protocol=dassl``
     a table               parquet, load_from_disk, webdataset or the hub: columns domain and label, or a path as above
 
-Domains and classes are found by name, never by place; names of other sources ("S", "Real World", "L100") are aliases.
-Rows are in the order of torchvision's ``ImageFolder``, by class and file name, so that DomainBed's seeded holdout takes
-the same images as there. A copy that has lost its file names is in its own order within a class, and a note says so.
+Domains and classes are found by name, never by position. The names that other sources use ("S", "Real World", "L100")
+are aliases. Rows are in the order of torchvision's ``ImageFolder``, by class and file name, so that the seeded holdout
+takes the same images as DomainBed's. A copy that has lost its file names is in its own order within a class, and a note
+says so.
 
-Gulrajani & Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021, arXiv:2007.01434; its code, datasets.py at
-b93c22a, is where the order of domains and classes comes from.
+The order of domains and classes is DomainBed's, datasets.py at b93c22a: Gulrajani & Lopez-Paz, In Search of Lost Domain
+Generalization, ICLR 2021, arXiv:2007.01434.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ Protocol = Literal["domainbed", "dassl"]
 Found = TypeVar("Found")
 DOMAINBED = "Gulrajani & Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021"
 _SPLIT_FOLDERS = ("train", "crossval", "val", "test", "full")
-_ANY_FILES = Hub("", data_files=("**/*.parquet", "**/*.tar"))  # a local copy may lie in several splits; all are meant
+_ANY_FILES = Hub("", data_files=("**/*.parquet", "**/*.tar"))  # of a local copy, which may lie in several splits
 _SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True)
 class Member:
-    """A domain: what it is called here, elsewhere, and in a prompt ("a {noun} of a dog").
+    """A domain: its name here, its names elsewhere, and its name in a prompt ("a {noun} of a dog").
 
-    ``count``: its images; ``by_class``: those of each class, in the order of the classes, where that is known.
+    ``count`` is the number of its images. ``by_class`` are the numbers by class, in order, where they are known.
     """
 
     name: str
@@ -58,9 +59,9 @@ class Member:
 class Dassl:
     """How Dassl splits a data set.
 
-    ``file``: the split file of {domain} and {part}, below the data set's folder; None where parts are folders,
-    ``domain/part/class``. ``parts``: the split here -> Dassl's name for it. ``images``: the folder that paths in split
-    files start from. ``dropped``: images that Dassl leaves out as broken. ``first``: the number of the first class.
+    ``parts`` maps a split's name here to Dassl's. ``file`` is the split file of {domain} and {part}, below the data
+    set's folder; None where parts are folders, ``domain/part/class``. ``images`` is the folder that the paths in split
+    files start from. ``first`` is the number of the first class. ``dropped`` are broken images, which Dassl leaves out.
     """
 
     parts: Mapping[str, str]
@@ -73,10 +74,11 @@ class Dassl:
 
 @dataclass(frozen=True)
 class DomainSet:
-    """All that is known of a data set. ``classes``: folder -> name in prompts, in DomainBed's order.
+    """All that is known of a data set.
 
-    ``folders``: its names below a folder of several data sets. ``editions``: other totals that are known, by what they
-    are. ``duplicates``: "domain/class/file" of images that the protocol removes.
+    ``classes`` maps a folder to its name in prompts, in DomainBed's order. ``folders`` are the names that the data set
+    may have below a folder of several data sets. ``editions`` maps what other editions are called to their numbers of
+    images, one for each domain. ``duplicates`` are images, as "domain/class/file", that the protocol removes.
     """
 
     name: str
@@ -96,14 +98,14 @@ class DomainSet:
 class _Image(NamedTuple):
     row: int  # of the table
     label: int
-    name: str  # below the class's folder, with "/"; empty where the copy has lost it
-    part: str  # Dassl's split folder, or nothing
+    name: str  # its path below the class's folder; empty where the copy has lost it
+    part: str  # Dassl's split folder; empty in other layouts
 
 
 def build(data: DomainSet, root: str | Path | None, protocol: Protocol = "domainbed") -> Benchmark:
-    """The benchmark in ``root``, or its copy on the hub; no image is decoded.
+    """Open the benchmark in ``root``, or its copy on the hub. No image is decoded.
 
-    Differences from the expected counts are remarks, in the benchmark's notes.
+    The benchmark's notes say where the numbers of images differ from the expected ones.
 
     Raises:
         ConfigError: no root where there is no copy on the hub, or a protocol that the place does not have.
@@ -164,22 +166,26 @@ def build(data: DomainSet, root: str | Path | None, protocol: Protocol = "domain
 
 
 def _below(root: Path, folders: Sequence[str]) -> Path:
-    """``root``, or the data set's own folder in it."""
+    """The data set's own folder in ``root``, or ``root`` itself if it has none."""
     return next((root / name for name in folders if (root / name).is_dir()), root)
 
 
 @lru_cache(maxsize=4096)
 def key(name: str) -> str:
-    """The same for "Real World", "real_world" and "RealWorld"."""
+    """Reduce a name to letters and digits, so that "Real World", "real_world" and "RealWorld" are the same."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def _domain_keys(data: DomainSet) -> dict[str, str]:
+    """Map the key of each name of a domain to the name it has here."""
     return {key(alias): member.name for member in data.members for alias in (member.name, *member.aliases)}
 
 
 def _sort_out(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]], bool, bool, list[str]]:
-    """Every image under its domain in ImageFolder's order; whether files have names, and classes numbers; remarks."""
+    """Sort the images into their domains, each in ImageFolder's order.
+
+    Returns the images by domain, whether files have names, whether class folders are numbered, and remarks.
+    """
     columns = table.columns
     numbered = False
     remarks: list[str] = []
@@ -210,12 +216,13 @@ def _sort_out(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]], b
 
 
 def _place(name: str) -> tuple[str, str]:
-    """Sub-folder and file, which is how ImageFolder sorts."""
+    """The sub-folder and the file, by which ImageFolder sorts."""
     folder, _, file = name.rpartition("/")
     return folder, file
 
 
 def _from_columns(data: DomainSet, table: Table) -> dict[str, list[_Image]]:
+    """The images by domain, as the columns ``domain`` and ``label`` say."""
     domain_of = _named(table, "domain", _domain_keys(data), data, "domain")
     classes = {key(folder): label for label, folder in enumerate(data.classes)}
     label_of = _named(table, _label_column(data, table), classes, data, "class")
@@ -235,7 +242,7 @@ def _label_column(data: DomainSet, table: Table) -> str:
 
 
 def _named(table: Table, column: str, known: Mapping[str, Found], data: DomainSet, noun: str) -> list[Found]:
-    """Each row's entry in ``known`` by the name that the column has or that its ClassLabel gives."""
+    """Look up each row in ``known``, by the name that the column holds or that its ClassLabel gives."""
     values = list(table.column(column))
     names = table.names(column)
     if names is not None:
@@ -258,6 +265,7 @@ def _named(table: Table, column: str, known: Mapping[str, Found], data: DomainSe
 
 
 def _from_paths(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]], bool, list[str]]:
+    """The images by domain, as the folders above them say; whether class folders are numbered; remarks."""
     domains = _domain_keys(data)
     classes = {key(folder): label for label, folder in enumerate(data.classes)}
     found: dict[str, list[_Image]] = {member.name: [] for member in data.members}
@@ -276,7 +284,7 @@ def _from_paths(data: DomainSet, table: Table) -> tuple[dict[str, list[_Image]],
         part = rest.pop(0) if len(rest) > 1 and rest[0] in _SPLIT_FOLDERS else ""
         label = classes.get(key(rest[0])) if rest else None
         if rest and label is None and data.dassl is not None and rest[0].isdigit() and int(rest[0]) < len(classes):
-            label = int(rest[0])  # Dassl's VLCS numbers its classes; ``build`` asks the counts whether in this order
+            label = int(rest[0])  # Dassl's VLCS numbers its classes; ``build`` checks the order by the counts
             numbered = True
         if label is None:
             unknown["/".join(parts[at : at + 2] if rest else parts[at:])] += 1
@@ -309,6 +317,7 @@ def _unknown(data: DomainSet, noun: str, unknown: Sequence[str], where: str) -> 
 
 
 def _listed(names: Sequence[str], most: int = _SHOWN) -> str:
+    """The first names of a list, and how many there are in all."""
     shown = ", ".join(f"{name}" for name in names[:most])
     return f"{shown}, … ({len(names)})" if len(names) > most else shown
 
@@ -318,6 +327,7 @@ def _layout(data: DomainSet) -> str:
 
 
 def _check_classes(data: DomainSet, found: Mapping[str, list[_Image]], where: str) -> None:
+    """Raises DataError if a domain lacks a class."""
     folders = list(data.classes)
     for domain, images in found.items():
         missing = sorted(set(range(len(folders))) - {i.label for i in images})
@@ -327,7 +337,7 @@ def _check_classes(data: DomainSet, found: Mapping[str, list[_Image]], where: st
 
 
 def _ids(data: DomainSet, images: Sequence[_Image]) -> list[str]:
-    """ "dog/pic_001.jpg", and the row of the pinned copy where it has no file names."""
+    """Name the images "dog/pic_001.jpg", or by their row where the copy has no file names."""
     folders = list(data.classes)
     return [
         "/".join(p for p in (i.part, folders[i.label], i.name) if p) if i.name else f"{folders[i.label]}/{i.row:06d}"
@@ -336,10 +346,12 @@ def _ids(data: DomainSet, images: Sequence[_Image]) -> list[str]:
 
 
 def _full(data: DomainSet, domain: str, image: _Image) -> str:
+    """The image as "domain/class/file"."""
     return f"{domain}/{list(data.classes)[image.label]}/{image.name}"
 
 
 def _remove_duplicates(data: DomainSet, found: dict[str, list[_Image]]) -> list[str]:
+    """Remove the duplicates from ``found``, and say how many there were."""
     if not data.duplicates:
         return []
     removed = 0
@@ -363,7 +375,7 @@ def _refuse_split_folders(data: DomainSet, table: Table, found: Mapping[str, lis
 def _dassl_splits(
     data: DomainSet, base: Path | None, found: dict[str, list[_Image]]
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """Row indices by domain and split as Dassl has them, after what it leaves out has left ``found``."""
+    """Dassl's splits: row indices by domain and split, and remarks. Images of no split are removed from ``found``."""
     if data.dassl is None:
         raise ConfigError(f"Dassl has no {data.name}; its protocols are: domainbed")
     if base is None:
@@ -400,7 +412,10 @@ def _dassl_splits(
 
 
 def _listed_images(data: DomainSet, base: Path, domain: str) -> dict[str, str]:
-    """ "domain/class/file" -> split, from Dassl's files; their numbers must mean the classes that the paths name."""
+    """Read Dassl's files of a domain: "domain/class/file" -> split.
+
+    Raises DataError if the number in a line is not that of the class in its path.
+    """
     assert data.dassl is not None
     assert data.dassl.file is not None
     classes = {key(folder): label for label, folder in enumerate(data.classes)}
@@ -427,7 +442,7 @@ def _listed_images(data: DomainSet, base: Path, domain: str) -> dict[str, str]:
 
 
 def _counts(data: DomainSet, found: Mapping[str, list[_Image]], dropped: Sequence[str] = ()) -> list[str]:
-    """What differs from the expected numbers of images, in words."""
+    """Say where the numbers of images differ from the expected ones."""
     have = {member.name: np.bincount([i.label for i in found[member.name]], minlength=len(data.classes))
             for member in data.members}  # fmt: skip
     totals = tuple(int(numbers.sum()) for numbers in have.values())

@@ -1,8 +1,8 @@
-"""MNIST's 70,000 digits, training and test images one after the other, from wherever they lie.
+"""Read MNIST's 70,000 digits from wherever they lie: the training images, then the test images.
 
-LeCun, Cortes & Burges, The MNIST database of handwritten digits, 1998. Read are the four idx files (packed with gzip or
-not, in the folder itself or in ``raw`` or ``MNIST/raw``, where torchvision puts them) and any table with an image and a
-label, such as the hub's parquet.
+LeCun, Cortes & Burges, The MNIST database of handwritten digits, 1998. They may be the four idx files, packed with gzip
+or not, in the folder itself or in ``raw`` or ``MNIST/raw``, where torchvision puts them. They may also be any table
+with an image and a label, such as the hub's parquet.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _IDX = {"train": "train", "test": "t10k"}
 
 
 def read(root: str | Path | None) -> tuple[Digits, dict[str, object], tuple[str, ...]]:
-    """The digits, where they are from, and what differs from the expected numbers, in words."""
+    """Read the digits. Returns them, where they come from, and where their numbers differ from the expected ones."""
     parts = {}
     origin: object = "local"
     folder = None if root is None else _idx_folder(Path(root).expanduser())
@@ -67,6 +67,7 @@ def read(root: str | Path | None) -> tuple[Digits, dict[str, object], tuple[str,
 
 
 def _idx_folder(root: Path) -> Path | None:
+    """The folder with the idx files; None if there is none."""
     for folder in (root, root / "raw", root / "MNIST" / "raw"):
         if any((folder / f"train-images-idx3-ubyte{ending}").is_file() for ending in ("", ".gz")):
             return folder
@@ -85,7 +86,7 @@ def _from_idx(folder: Path, part: str) -> Digits:
 
 
 def _idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
-    """Bytes in idx format: two zeros, 8 for unsigned bytes, the number of axes, their lengths, the bytes."""
+    """Read a file in idx format: two zeros, 8 for unsigned bytes, the number of axes, their lengths, the bytes."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), folder / name)
     try:
         content = path.read_bytes()
@@ -112,7 +113,7 @@ def _from_table(table: Table) -> Digits:
 
 
 def _pixels(table: Table) -> NDArray[np.uint8]:
-    """All images, decoded once: they are kept in the cache by the digests of their bytes, with one of their own."""
+    """Decode all images once. The cache keeps them under a digest of their bytes, behind a SHA-256 of their own."""
     story = digest([decode.POLICY, list(table.digests())])
     path = cache_folder.folder("mnist", f"{story[:16]}.bin")
     shape = (len(table), SIZE, SIZE)
@@ -134,6 +135,7 @@ def _pixels(table: Table) -> NDArray[np.uint8]:
 
 
 def _checked(labels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """``labels`` itself. Raises DataError if one of them is no digit."""
     bad = np.flatnonzero((labels < 0) | (labels > 9))
     if len(bad):
         raise DataError(f"{where}: row {bad[0]} has label {labels[bad[0]]}, which is no digit")

@@ -1,4 +1,4 @@
-"""What the benchmarks of a user's own data share: names for prompts, and which domains to train on."""
+"""Helpers of the benchmarks for a user's own data: settings that name things, and the shifts they ask for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipdg.core.errors import ConfigError
 
 
 def shifts(domains: Sequence[str], sources: Any) -> tuple[Shift, ...]:
-    """From ``sources``, a domain or a list of them, to all others; None leaves each domain out once."""
+    """The shift from ``sources``, a domain or a list of them, to all others; None leaves each domain out once."""
     if sources is None:
         return leave_one_out(domains)
     chosen = listed(sources, "benchmark.sources")
@@ -24,7 +24,7 @@ def shifts(domains: Sequence[str], sources: Any) -> tuple[Shift, ...]:
 
 
 def listed(value: Any, key: str) -> tuple[str, ...]:
-    """A name or a list of names."""
+    """The names that a setting gives: one, or a list. Raises ConfigError if it is neither."""
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
         raise ConfigError(f"{key} is {value!r}; give a name or a list of names, such as {key}=photo or {key}=[a,b]")
@@ -42,17 +42,17 @@ def known(names: Sequence[str] | Mapping[str, str], there: Sequence[str], key: s
 
 
 def spaced(name: str) -> str:
-    """A folder's name as a prompt says it."""
+    """Write a folder's name as a prompt says it."""
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
 def distinct(names: Mapping[str, str], noun: str, key: str) -> None:
-    """Raises ConfigError if two classes (value in the data -> name in prompts) are called the same, or one nothing."""
+    """Raises ConfigError if two of ``names`` (value in the data -> name in prompts) are the same, or one is empty."""
     seen: dict[str, str] = {}
     for value, name in names.items():
         if not name.strip():
             raise ConfigError(f"{noun} '{value}' has no name; give it one with {key}")
-        same = name.casefold()  # CLIP's tokenizer knows no capital letters
+        same = name.casefold()  # CLIP's tokenizer turns capital letters into small ones
         if same in seen:
             plural = "classes" if noun == "class" else f"{noun}s"
             raise ConfigError(

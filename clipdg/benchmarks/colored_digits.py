@@ -1,7 +1,7 @@
-"""colored_digits: ColoredMNIST with scikit-learn's digits, a correlation that turns round in the test environment.
+"""colored_digits: ColoredMNIST with scikit-learn's digits; no download.
 
-Differences from ``colored_mnist``: 1,797 digits of 8x8 pixels, doubled, in the place of 70,000 of 28x28, which need no
-download. Differences from DomainBed are those of colored_mnist.
+The correlation of colour and label turns round in the test environment. Here are 1,797 digits of 8x8 pixels, doubled,
+where ``colored_mnist`` has 70,000 of 28x28. The differences from DomainBed are those of colored_mnist.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""colored_mnist: DomainBed's ColoredMNIST, a correlation that turns round in the test environment.
+"""colored_mnist: DomainBed's ColoredMNIST; the colour misleads at test.
 
-What it is stands in ``_digits``. How a backbone sees it, which no paper defines: DomainBed's two channels of 28x28
-pixels become red and green with an empty blue, and its own preprocessing enlarges and normalises them (DomainBed's
-network takes them as they are). ``view=grey`` shows the digit without its colour, as a control.
+The correlation of colour and label turns round in the test environment; ``_digits`` describes it. No paper defines
+how a backbone sees it. Here DomainBed's two channels of 28x28 pixels become red and green with an empty blue, and the
+backbone's own preprocessing enlarges and normalises them (DomainBed's network takes them as they are). ``view=grey``
+shows the digit without its colour, as a control.
 
-Randomness: ``stream=own`` is numpy's generators, seeded by ``seed`` alone, so that every run of a study sees one data
-set. ``stream=domainbed`` is torch's stream after ``torch.manual_seed(seed)``: with ``seed`` DomainBed's ``--seed``, the
-digits, labels and colours are those of that run of DomainBed, bit for bit. There two runs of a sweep have two seeds and
-so two data sets.
+``stream=own`` draws from numpy's generators, seeded by ``seed`` alone, so that every run of a study sees one data set.
+``stream=domainbed`` draws from torch's stream after ``torch.manual_seed(seed)``. If ``seed`` is DomainBed's ``--seed``,
+then the digits, labels and colours are those of that run of DomainBed, bit for bit. There, two runs of a sweep have two
+seeds and so two data sets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""folder: any images of your own in DomainBed's layout, ``root/domain/class/image.jpg``.
+"""folder: images of your own, ``root/domain/class/image.jpg``.
+
+The layout is DomainBed's:
 
     root/                           every sub-folder is a domain (or those named by ``domains``)
         photo/                      every sub-folder is a class, called by the folder's name
@@ -6,10 +8,10 @@
             guitar/  ...
         sketch/   ...               the same classes, by name
 
-Which files count is said in ``rows.folder``: image endings, at any depth below the class.
+Files with the endings of images count, at any depth below the class (data/rows/folder.py).
 
-Class ids are in torchvision's ``ImageFolder`` order, a case-sensitive sort of the folders' names, the same in every
-domain; so are the rows: by class, then by sub-folder, then by file name.
+Class ids follow torchvision's ``ImageFolder``: a case-sensitive sort of the folders' names, the same in every domain.
+So do the rows: they are sorted by class, then by sub-folder, then by file name.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ LAYOUT = "DIR/domain/class/image.jpg"
 
 @dataclass(frozen=True)
 class Config:
-    """``sources``: a domain or a list of them to train on, all others being targets; None leaves each domain out once.
-    ``domains``: which sub-folders of root are domains; None is all of them. ``class_names``: folder -> name in prompts;
-    a folder that is not in it has its ``_`` and ``-`` turned into spaces. ``nouns``: domain -> what a domain-aware
-    prompt calls an image of it ("art_painting" -> "painting"); the domain's name if it is not there.
+    """Which domains there are, which of them are trained on, and how classes and domains are called in prompts.
+
+    ``sources``: a domain or a list of them to train on, all others being targets; None leaves each domain out once.
+    ``domains``: the sub-folders of root that are domains; None means all of them. ``class_names``: folder -> name in
+    prompts; any other folder has its ``_`` and ``-`` turned into spaces. ``nouns``: domain -> what a domain-aware
+    prompt calls an image of it ("art_painting" -> "painting"); any other domain goes by its name.
     """
 
     sources: Any = None
@@ -48,7 +52,7 @@ class Config:
 
 
 def build(config: Config, root: str | Path | None = None) -> Benchmark:
-    """The benchmark in ``root``; every file's first bytes are looked at, none is decoded."""
+    """Open the benchmark in ``root``. The first bytes of every file are read, and no image is decoded."""
     if root is None:
         raise ConfigError(f"benchmark=folder needs a folder: benchmark.root=DIR, with images at {LAYOUT}")
     base = Path(root).expanduser()
@@ -68,6 +72,7 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
 
 
 def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
+    """The folders that are domains. Raises DataError if there are fewer than two."""
     found = folders(root)
     if wanted is not None:
         chosen = listed(wanted, "benchmark.domains")
@@ -83,7 +88,7 @@ def _domains(root: Path, wanted: Any) -> tuple[str, ...]:
 
 
 def _classes(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
-    """The class folders that all domains share."""
+    """The class folders, which all domains must share. Raises DataError if they differ."""
     first, *others = domains
     classes = {name: folders(root / name) for name in domains}
     for name in domains:
@@ -106,7 +111,7 @@ def _classes(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
 
 
 def _left_out(root: Path, domains: Sequence[str]) -> tuple[str, ...]:
-    """In words, which images have no class's folder above them."""
+    """Say which images lie in no class's folder and are left out."""
     found = strays(root) + [f"{domain}/{name}" for domain in domains for name in strays(root / domain)]
     if not found:
         return ()
@@ -124,7 +129,7 @@ def _class_names(folders: Sequence[str], given: Mapping[str, str]) -> tuple[str,
 
 
 def _rows(table: FolderTable, domain: str, folders: Sequence[str]) -> TableRows:
-    """The domain's rows: by class, then by sub-folder, then by file name."""
+    """The domain's rows, sorted by class, then by sub-folder, then by file name."""
     labels: list[int] = []
     indices: list[int] = []
     ids: list[str] = []

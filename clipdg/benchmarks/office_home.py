@@ -1,7 +1,7 @@
-"""office_home: art, clipart, product pictures and photos of 65 everyday things.
+"""office_home: art, clipart, products and photos of 65 things.
 
-Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017, arXiv:1706.07522.
-Counts by domain: from memory; their sum is the 15,588 of the copy on the hub.
+Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017, arXiv:1706.07522. The domains'
+counts are from memory; their sum is the 15,588 of the copy on the hub.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.download_source import Hub, Source
 from clipdg.core.plugins import BenchmarkSource
 
-# In ImageFolder's order, capitals first: TV stands before Table.
+# They are in ImageFolder's order, capitals first: TV stands before Table.
 FOLDERS = (
     "Alarm_Clock", "Backpack", "Batteries", "Bed", "Bike", "Bottle", "Bucket", "Calculator", "Calendar", "Candles",
     "Chair", "Clipboards", "Computer", "Couch", "Curtains", "Desk_Lamp", "Drill", "Eraser", "Exit_Sign", "Fan",
@@ -58,7 +58,7 @@ OFFICE_HOME = DomainSet(
 
 @dataclass(frozen=True)
 class Config:
-    """``protocol``: DomainBed's seeded holdout, or Dassl's folders train and val (a local copy)."""
+    """``protocol``: DomainBed's seeded holdout, or Dassl's folders train and val, which a local copy has."""
 
     protocol: _domains.Protocol = "domainbed"
 

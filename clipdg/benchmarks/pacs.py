@@ -1,7 +1,7 @@
-"""pacs: photos, art paintings, cartoons and sketches of seven classes.
+"""pacs: photos, paintings, cartoons and sketches of seven classes.
 
-Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017, arXiv:1710.03077. Counts by domain: Dassl's.
-Counts by class: from memory; their sums are the domains'.
+Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017, arXiv:1710.03077. The domains' counts are
+Dassl's. The classes' counts are from memory; their sums are the domains'.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PACS = DomainSet(
 
 @dataclass(frozen=True)
 class Config:
-    """``protocol``: DomainBed's seeded holdout, or Dassl's published train and crossval files (a local copy)."""
+    """``protocol``: DomainBed's seeded holdout, or Dassl's train and crossval files, which a local copy has."""
 
     protocol: _domains.Protocol = "domainbed"
 

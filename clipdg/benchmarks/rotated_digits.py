@@ -1,7 +1,7 @@
-"""rotated_digits: RotatedMNIST with scikit-learn's digits; a domain is an angle.
+"""rotated_digits: RotatedMNIST with scikit-learn's digits; no download.
 
-Differences from ``rotated_mnist``: 1,797 digits of 8x8 pixels, doubled, in the place of 70,000 of 28x28, which need no
-download. These digits fill their frame, where MNIST's have a margin: turning cuts up to 3 % of the ink off.
+A domain is an angle. Here are 1,797 digits of 8x8 pixels, doubled, where ``rotated_mnist`` has 70,000 of 28x28. These
+digits fill their frame, where MNIST's have a margin, so that turning them cuts off up to 3 % of the ink.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """rotated_mnist: DomainBed's RotatedMNIST; a domain is an angle.
 
-What it is stands in ``_digits``. A backbone sees DomainBed's one channel of 28x28 pixels three times, enlarged and
-normalised by its own preprocessing. ``seed`` and ``stream`` are those of colored_mnist: DomainBed draws the order of
-the digits alone.
+``_digits`` describes it. A backbone sees DomainBed's one channel of 28x28 pixels three times, enlarged and normalised
+by its own preprocessing. ``seed`` and ``stream`` are those of colored_mnist, but only the order of the digits is drawn.
 """
 
 from __future__ import annotations

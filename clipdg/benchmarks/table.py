@@ -1,4 +1,6 @@
-"""table: a benchmark of your own in a few lines of YAML, from a metadata CSV, a folder, parquet, shards or the hub.
+"""table: images of your own, described by a few lines of YAML.
+
+They lie in a folder, in parquet files, in shards or on the hub, or a metadata CSV lists them.
 
     # birds.yaml: clipdg run benchmark=birds.yaml method=zero_shot
     title: birds
@@ -14,12 +16,12 @@
     templates: ["a photo of a {}."]
     expected: {land: 6220, water: 5568}
 
-Where there are no columns but paths, ``layout`` says what their parts mean: "{domain}/{label}" is DomainBed's,
-"images/{domain}/{label}" Dassl's, "*/{split}/{label}" skips one folder; what follows is the file.
+Where there are only paths and no columns, ``layout`` says what the parts of a path mean. "{domain}/{label}" is
+DomainBed's layout, "images/{domain}/{label}" is Dassl's, and "*/{domain}/{label}" skips one folder. The file follows.
 
-Labels are joined by what the data call them. A column with names of its own (the hub's ClassLabel) counts by these
-names, and numbers without names by ``classes``: a list is in their order, or a mapping says each. The rows of a domain
-are in DomainBed's order, by class and then by path, however the place lists them.
+Labels are joined by what the data call them. If a column has names of its own (the hub's ClassLabel), these count.
+Numbers without names get theirs from ``classes``: a list names them in order, a mapping one by one. The rows of a
+domain are in DomainBed's order, by class and then by path, however the place lists them.
 """
 
 from __future__ import annotations
@@ -46,13 +48,14 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Config:
-    """Where the rows are: ``root`` (of every benchmark), or ``repository`` and what follows it, see ``rows.Hub``.
+    """Where the rows are, and what their columns mean.
 
-    ``path``, ``label``, ``domain``, ``split``: names of columns. ``classes``, ``domains``: a list of the values to
-    take, or a mapping from value to name; None is all that there are. ``splits``: value -> train, val or test,
-    where they are not called so.
+    The rows are in ``root``, which every benchmark has, or in ``repository``, of which ``revision``, ``subset``,
+    ``part``, ``files`` and ``streaming`` say more (core.download_source.Hub). ``path``, ``label``, ``domain`` and
+    ``split`` are names of columns. ``classes``, ``domains``: a list of the values to take, or a mapping from value to
+    name; None means all that there are. ``splits``: value -> train, val or test, where they are not called so.
     ``sources``: a domain or a list of them to train on; None leaves each out once. ``lacking``: whether a domain may
-    lack a class. ``expected``: images by domain, or by domain and class.
+    lack a class. ``expected``: the numbers of images by domain, or by domain and class.
     """
 
     title: str = "table"
@@ -81,7 +84,7 @@ class Config:
 
 
 def build(config: Config, root: str | Path | None = None) -> Benchmark:
-    """Every column is looked at, no image is decoded.
+    """Open the benchmark. Every column is read, and no image is decoded.
 
     Raises ConfigError for a setting that names what is not there, DataError for data that do not fit the settings.
     """
@@ -133,7 +136,7 @@ def _open(config: Config, root: str | Path | None) -> Table:
 
 
 class _Columns:
-    """The table's columns as texts: what each row's label, domain, split and path are."""
+    """The label, domain, split and path of each row of a table, as texts."""
 
     def __init__(self, table: Table, config: Config) -> None:
         self.table = table
@@ -155,7 +158,7 @@ class _Columns:
 
 
 def _texts(table: Table, name: str) -> tuple[list[str], tuple[str, ...] | None]:
-    """A column's values as texts, and the names that its numbers stand for, where it has them; () for bare numbers."""
+    """A column's values as texts, and the names that it declares: () for bare numbers, None for texts."""
     values, names = table.column(name), table.names(name)
     if names is None:
         return [str(value) for value in values], () if isinstance(values, np.ndarray) else None
@@ -166,7 +169,7 @@ def _texts(table: Table, name: str) -> tuple[list[str], tuple[str, ...] | None]:
 
 
 def _parts(layout: str, paths: Sequence[str], table: Table) -> dict[str, list[str]]:
-    """The values of ``{domain}``, ``{label}`` and ``{split}`` in each path."""
+    """Read the values of ``{domain}``, ``{label}`` and ``{split}`` from each path."""
     pattern = ""
     for part in layout.strip("/").split("/"):
         name = re.fullmatch(r"\{(domain|label|split)\}", part)
@@ -192,7 +195,10 @@ def _parts(layout: str, paths: Sequence[str], table: Table) -> dict[str, list[st
 
 
 def _chosen(wanted: Any, values: Sequence[str], names: tuple[str, ...] | None, key: str, where: str) -> dict[str, str]:
-    """Value in the data -> name, in order. ``names``: those the data declare, () if they are bare numbers."""
+    """The values to take, in order: value in the data -> name.
+
+    ``names`` are those that the data declare: () for bare numbers, None for texts.
+    """
     there = list(names) if names else sorted(set(values), key=_number_first)
     if wanted is None:
         if names == () and key == "benchmark.classes":
@@ -216,6 +222,7 @@ def _number_first(value: str) -> tuple[int, str]:
 
 
 def _check_labels(columns: _Columns, classes: Mapping[str, str], domains: Mapping[str, str]) -> None:
+    """Raises DataError if a row of one of the domains has a label that is none of the classes."""
     for row, (label, domain) in enumerate(zip(columns.labels, columns.domains, strict=True)):
         if label not in classes and domain in domains:
             hint = nearest(label, list(classes))
@@ -248,9 +255,10 @@ def _by_folder(path: str) -> tuple[str, str]:
 
 
 def _ids(rows: Sequence[int], columns: _Columns) -> list[str]:
-    """The paths from their class folders on, as in the benchmark "folder"; else the paths, under the class if need be.
+    """Name the rows: by their paths from the class folder on, as the benchmark "folder" does, if these differ.
 
-    Rows without paths, or with the same one in one class, are numbered as the place lists them.
+    Else they go by their whole paths, with the class in front if need be. Rows without paths, or of one class with the
+    same path, are numbered as the place lists them.
     """
     labels = [columns.labels[row] for row in rows]
     if columns.paths is not None:
@@ -284,6 +292,7 @@ def _splits(values: Sequence[str], config: Config, table: Table, rows: Sequence[
 
 
 def _check_classes(name: str, domain: Domain, classes: Sequence[str], config: Config) -> None:
+    """Raises DataError if a domain lacks a class that it must have, or has not the expected numbers of images."""
     counts = Counter(domain.rows.labels.tolist())
     lacks = [c for i, c in enumerate(classes) if not counts[i]]
     if lacks and not config.lacking:

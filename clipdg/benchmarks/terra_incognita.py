@@ -1,7 +1,7 @@
 """terra_incognita: camera traps at four places, nine animals and nothing.
 
-Beery, Van Horn & Perona, Recognition in Terra Incognita, ECCV 2018, arXiv:1807.04975; the subset is DomainBed's.
-Today's download has 24,330 images where the DomainBed paper has 24,788 (DomainBed issue 58): a table must say which.
+Beery, Van Horn & Perona, Recognition in Terra Incognita, ECCV 2018, arXiv:1807.04975. The subset is DomainBed's.
+Today's download has 24,330 images where the DomainBed paper has 24,788 (DomainBed issue 58), so a table must say which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clipdg.core.plugins import BenchmarkSource
 TERRA_INCOGNITA = DomainSet(
     name="terra_incognita",
     folders=("terra_incognita", "TerraIncognita"),
-    members=(  # "100" stands before "38": the order of texts
+    members=(  # in the order of texts, in which "100" stands before "38"
         Member("location_100", ("L100", "100"), "camera trap photo", 4879),
         Member("location_38", ("L38", "38"), "camera trap photo", 9767),
         Member("location_43", ("L43", "43"), "camera trap photo", 4020),
@@ -45,7 +45,7 @@ TERRA_INCOGNITA = DomainSet(
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing to choose: Dassl has no protocol for it."""
+    """There is nothing to choose, as Dassl has no protocol for it."""
 
 
 def build(config: Config, root: str | None = None) -> Benchmark:

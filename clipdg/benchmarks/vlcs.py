@@ -1,8 +1,8 @@
-"""vlcs: five classes in four photo collections, Caltech101, LabelMe, SUN09 and VOC2007.
+"""vlcs: five classes in four collections of photos.
 
 Fang, Xu & Rockmore, Unbiased Metric Learning: On the Utilization of Multiple Datasets and Web Images for Softening
-Bias, ICCV 2013. Counts by domain: DomainBed's copy. Counts by class: from memory; their sums are the
-domains'.
+Bias, ICCV 2013. The domains are Caltech101, LabelMe, SUN09 and VOC2007. Their counts are those of DomainBed's copy. The
+classes' counts are from memory; their sums are the domains'.
 """
 
 from __future__ import annotations

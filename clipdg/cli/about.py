@@ -21,7 +21,7 @@ def list_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as backbones or methods; all if left out.")] = "",
     pattern: Annotated[str | None, typer.Option("--filter", help="Models that contain this.")] = None,
 ) -> None:
-    """The plug-ins there are; with --filter, the models of the backbones."""
+    """List the plug-ins; with --filter, the models of the backbones."""
     from clipdg.core import plugins
 
     if kind and kind not in plugins.KINDS:

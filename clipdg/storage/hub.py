@@ -27,13 +27,16 @@ Found = TypeVar("Found")
 
 
 class Patience:
-    """Calls for ``needs`` (a backbone, a data set), which messages begin with; ``say`` is told of every new try."""
+    """Tries a download several times, and says in one sentence why it failed.
+
+    Messages begin with ``needs``, the backbone or data set that it is for. ``say`` is told of every new try.
+    """
 
     def __init__(self, needs: str, say: Say | None = None) -> None:
         self.needs, self.say = needs, say or (lambda _: None)
 
     def ask(self, what: str, where: Path, call: Callable[[], Found]) -> Found:
-        """What ``call`` returns; ``what`` is asked for and ``where`` is the place in which it would be.
+        """Return what ``call`` returns. It downloads ``what`` to ``where``, as messages call them.
 
         A file that a repository does not have passes through as RemoteEntryNotFoundError. Raises ConfigError if there
         is no such repository or revision, NetworkError if it cannot be reached, StorageError for a full or closed disk.
@@ -78,6 +81,7 @@ class Patience:
         raise AssertionError("the last try returns or raises")
 
     def offline(self, what: str, where: Path) -> NetworkError:
+        """The error for a file that is not here and that HF_HUB_OFFLINE forbids to ask for."""
         return NetworkError(
             f"{self.needs} needs {what}, which is not in {where}, and HF_HUB_OFFLINE is set; unset it, or fetch where "
             "there is a network and copy that folder"
@@ -156,7 +160,7 @@ class HubClient:
 
 
 def _passing(error: Exception) -> str | None:
-    """What is wrong with the network, if it may pass; None if the error is of another kind.
+    """Say what is wrong with the network, if it may pass; None if the error is of another kind.
 
     Raises StorageError for a disk that is full or closed, NetworkError for an answer that will not change.
     """
@@ -202,6 +206,7 @@ def _retry_after(error: BaseException) -> float | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

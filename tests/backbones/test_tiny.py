@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipdg.backbones import tiny
+from clipdg.benchmarks import miniatures
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.model import Backbone, ClipBackbone, Preprocessing
-from clipdg.core.plugins import plugin
 from clipdg.data.preprocessing import normalize
 from clipdg.weights.files import pack, read
 
@@ -174,7 +174,7 @@ def test_the_shipped_weights_are_those_of_their_story_and_know_images_they_never
     story = clip.weights.provenance
     assert story["fingerprint"] == clip.weights.fingerprint
     assert story["command"] == "clipdg pretrain seed=0"
-    pixels, captions = plugin("benchmarks", "miniatures").web(12345, 96)
+    pixels, captions = miniatures.web(12345, 96)
     batch = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), clip.preprocessing)
     with torch.no_grad():
         logits, _ = clip(batch, clip.tokenize(captions))

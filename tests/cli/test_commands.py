@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from clipdg import __version__, cli
+from clipdg.core import plugins
 
 
 def clipdg(
@@ -191,6 +192,17 @@ def test_a_sweep_reports_failures_and_keeps_the_rest(call, photos: Path, tmp_pat
     assert code == 4
     assert "99 shots" in err
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_what_is_registered_is_listed_in_eighty_columns(call) -> None:  # type: ignore[no-untyped-def]
+    code, shown, _ = call("list")
+    assert code == 0
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if not line.startswith(" ")] == list(plugins.KINDS)
+    found = [line.split()[0] for line in lines if line.startswith(" ")]
+    assert found == [name for kind in plugins.KINDS for name in plugins.names(kind)]
+    assert {"tiny", "pacs", "timm"} < set(found)
 
 
 def test_models_are_listed_with_what_a_user_chooses_by(call) -> None:  # type: ignore[no-untyped-def]

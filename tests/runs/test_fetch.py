@@ -30,6 +30,7 @@ from safetensors.torch import save
 from clipdg.backbones import timm as plugin
 from clipdg.core.errors import ConfigError, NetworkError, StorageError
 from clipdg.runs.fetch import fetch_backbone
+from clipdg.storage.hub import HubClient
 
 NAME = "test_resnet.r160_in1k"
 REPOSITORY = f"timm/{NAME}"
@@ -445,6 +446,45 @@ def test_unknown_names_are_refused_before_the_network(monkeypatch: pytest.Monkey
             fetch_backbone(spec)
     with pytest.raises(ConfigError, match="no 'tim' in clipdg/backbones/"):
         fetch_backbone("tim:resnet50.tv_in1k")
-    with pytest.raises(ConfigError, match=r"clipdg\.backbones\.timm is a plug-in of your own"):
-        fetch_backbone("clipdg.backbones.timm")
     assert asked == []
+
+
+FAMILY = """
+from clipdg.core.plugins import BackboneFamily, NoSettings
+
+def load(model, weights, config):
+    raise NotImplementedError
+
+def downloads(hub, model, weights):
+    return {hub.first("org/net", (f"{model}.safetensors",), weights)}
+
+BACKBONE = BackboneFamily(config=NoSettings, load=load, downloads=None)
+DECLARED = BackboneFamily(config=NoSettings, load=load, downloads=downloads)
+"""
+
+
+def test_a_family_of_a_users_own_says_what_it_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    package = tmp_path / "own_fetch"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "without.py").write_text(FAMILY)
+    (package / "declared.py").write_text(FAMILY.replace("BACKBONE", "OTHER").replace("DECLARED", "BACKBONE"))
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = failing(monkeypatch, answering(503))  # with the patience that the built-in ones have
+    assert fetch_backbone("own_fetch.without:small") == []
+    assert asked == []
+    said: list[str] = []
+    assert fetch_backbone("own_fetch.declared:small", say=said.append) == [Path("/cache/small.safetensors")]
+    assert asked == ["org/net/small.safetensors"] * 2
+    assert waits == [1]
+    assert said == ["small.safetensors of org/net: status 503; try 2 of 5 in 1 s"]
+    failing(monkeypatch, *[answering(503)] * 5)
+    with pytest.raises(NetworkError, match=r"own_fetch\.declared:small needs small\.safetensors of org/net@v1"):
+        fetch_backbone("own_fetch.declared:small", "v1")
+
+
+def test_a_file_that_does_not_say_its_digest_is_not_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"net: weights\.pth does not say its SHA-256, so what arrives cannot be"):
+        HubClient("net").url("http://127.0.0.1/weights.pth", tmp_path)

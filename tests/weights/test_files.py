@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from clipdg.core.errors import ConfigError, DataError, UnsafeError
-from clipdg.core.model import Preprocessing
+from clipdg.core.model import Preprocessing, Weights
 from clipdg.weights import files
 
 SPEC = Preprocessing(32, (0.5, 0.5, 0.5), (0.27, 0.27, 0.27))
@@ -175,3 +177,57 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     tensors = {**net().state_dict(), "0.bias": torch.full((4,), torch.nan)}
     with pytest.raises(DataError, match=r"not finite: 0.bias"):
         files.load_exactly(net(), tensors, "w.safetensors")
+
+
+# As clipdg/weights.py had them in a table before families declared them: stored features stay findable.
+@pytest.mark.parametrize(
+    ("backbone", "names"),
+    [
+        ("tiny", ["torch"]),
+        ("tiny:vit", ["torch"]),
+        ("timm:resnet50.tv_in1k", ["torch", "timm"]),
+        ("hf:openai/clip-vit-base-patch32", ["torch", "transformers"]),
+        ("open_clip:ViT-B-32-quickgelu", ["torch", "open_clip_torch", "timm"]),
+        ("open_clip:hf-hub:org/repo", ["torch", "open_clip_torch", "timm"]),
+        ("net", ["torch"]),  # what a script made is of no family
+        ("a_script.of_mine", ["torch"]),
+    ],
+)
+def test_features_are_keyed_by_the_libraries_of_their_family(backbone: str, names: list[str]) -> None:
+    found = files.libraries(Weights(backbone, "tag", "0"))
+    assert list(found.items()) == [(name, metadata.version(name)) for name in names]
+
+
+FAMILY = """
+from clipdg.core.plugins import BackboneFamily, NoSettings
+
+def load(model, weights, config):
+    raise NotImplementedError
+
+BACKBONE = BackboneFamily(config=NoSettings, load=load, libraries=("safetensors", "{library}"))
+"""
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """family(name, library): the dotted path of a family of a user's own that declares the library."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, library: str) -> str:
+        package = tmp_path / name
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "family.py").write_text(FAMILY.format(library=library))
+        return f"{name}.family"
+
+    return write
+
+
+def test_a_family_of_a_users_own_is_keyed_by_its_own_libraries(family: Callable[[str, str], str]) -> None:
+    found = files.libraries(Weights(f"{family('keyed_by', 'numpy')}:small", "tag", "0"))
+    assert found == {name: metadata.version(name) for name in ("torch", "safetensors", "numpy")}
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(family: Callable[[str, str], str]) -> None:
+    with pytest.raises(ConfigError, match=r"lacks_it\.family declare the library 'no_such_library', and no package"):
+        files.libraries(Weights(f"{family('lacks_it', 'no_such_library')}:small", "tag", "0"))

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipdg.backbones import open_clip, timm, tiny
+from clipdg.benchmarks import miniatures
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone, ClipBackbone
-from clipdg.core.plugins import plugin
 from clipdg.data.preprocessing import normalize
 from clipdg.text.prompts import class_directions
 from clipdg.weights import precision as precision_
@@ -244,7 +244,7 @@ def test_bf16_does_not_change_what_tiny_sees() -> None:
     plain, placed = tiny.load(), place(tiny.load(), "bf16", "cpu")
     assert isinstance(plain, tiny.Tiny)
     assert isinstance(placed, PlacedClip)
-    pixels, captions = plugin("benchmarks", "miniatures").web(12345, 256)
+    pixels, captions = miniatures.web(12345, 256)
     batch = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), plain.preprocessing)
     tokens = plain.tokenize(captions)
     with torch.inference_mode():

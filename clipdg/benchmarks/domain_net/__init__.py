@@ -1,11 +1,11 @@
-"""domain_net: clipart, infographics, paintings, quick drawings, photos and sketches of 345 classes.
+"""domain_net: pictures of 345 classes, from photos to doodles.
 
-Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019, arXiv:1812.01754, of whose 596,006 images
-DomainBed removes 9,431 duplicates: 586,575 are left. ``duplicates.txt.gz`` is its list,
-``misc/domain_net_duplicates.txt`` of facebookresearch/DomainBed at b93c22a (MIT licence), compressed and otherwise as
-it is.
+Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019, arXiv:1812.01754. The domains are clipart,
+infographics, paintings, quick drawings, photos and sketches. DomainBed removes 9,431 duplicates of the 596,006 images,
+so that 586,575 are left. Its list is ``duplicates.txt.gz``: ``misc/domain_net_duplicates.txt`` of
+facebookresearch/DomainBed at b93c22a (MIT licence), compressed and otherwise unchanged.
 
-The copy on the hub gives classes and domains other numbers than the folders' order; they are joined by name.
+The copy on the hub does not number classes and domains in the folders' order, so they are joined by name.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ DOMAIN_NET = DomainSet(
 
 @dataclass(frozen=True)
 class Config:
-    """``protocol``: DomainBed's seeded holdout, or the data set's own train and test files (a local copy)."""
+    """``protocol``: DomainBed's seeded holdout, or the data set's own train and test files, which a local copy has."""
 
     protocol: _domains.Protocol = "domainbed"
 
@@ -98,7 +98,7 @@ def build(config: Config, root: str | None = None) -> Benchmark:
 
 
 def duplicates() -> tuple[str, ...]:
-    """DomainBed's list of what it removes, "clipart/bus/clipart_046_000017.jpg"."""
+    """DomainBed's list of the images that it removes, such as "clipart/bus/clipart_046_000017.jpg"."""
     content = (Path(__file__).parent / "duplicates.txt.gz").read_bytes()
     return tuple(gzip.decompress(content).decode().split())
 

@@ -1,25 +1,27 @@
-"""imagenet: ImageNet-1k and the sets that test what is learnt from it: V2, Sketch, A, R, ObjectNet, C.
+"""imagenet: ImageNet-1k, with V2, Sketch, A, R, ObjectNet and C.
 
-The source is ImageNet-1k: its val is the test split, and never validates anything. What is fitted, and what validates,
-is drawn from train, which is opened when a run fits something. Two shifts: "natural" to V2 (matched-frequency), Sketch,
-A, R and ObjectNet; "corruptions" to ImageNet-C, a domain for each corruption and severity, ``c/gaussian_noise/3``.
+The source is ImageNet-1k. Its val is the test split and never validates anything. Images to fit and to validate on are
+drawn from train, which is opened when a run fits something. There are two shifts. "natural" goes to V2
+(matched-frequency), Sketch, A, R and ObjectNet. "corruptions" goes to ImageNet-C, with a domain for each corruption and
+severity, ``c/gaussian_noise/3``.
 
-Where the images are: ``benchmark.root=DIR`` with a sub-folder for each set, under its archive's own name or in CoOp's
-layout (sets.py), ``benchmark.places=[v2=DIR2]`` for one that lies elsewhere; without either, the Hugging Face hub. Each
-place may hold folders of images, parquet files, webdataset shards or what save_to_disk wrote. ``benchmark.domains``
-chooses; by default they are the natural ones that are there. No set needs another.
+``benchmark.root=DIR`` has a sub-folder for each set, under its archive's own name or in CoOp's layout (sets.py).
+``benchmark.places=[v2=DIR2]`` names a set that lies elsewhere. Without either, the sets come from the Hugging Face hub.
+Each place may hold folders of images, parquet files, webdataset shards or what save_to_disk wrote.
+``benchmark.domains`` chooses among them; by default all natural ones that are there are taken. No set needs another.
 
-    accuracy     top-1 among the classes that a set has: 200 in A and R, 113 in ObjectNet. For each of these three the
-                 accuracy on val's images of the same classes, among these, stands in the record as split "a-classes",
-                 "r-classes", "objectnet-classes" of domain imagenet (Taori et al. 2020 compare with it)
-    ObjectNet    113 classes are 125 of ImageNet's: a class's logit is its highest. 2 pixels are cut off each side
-                 before resizing (its red border, wise-ft's width). Nothing is fitted or chosen on it: its licence
-    ImageNet-C   stored as 224 × 224 centre crops: of weights that enlarge images before they crop them, the enlargement
-                 is left out. mCE is in statistics.py
-    prompts      open_clip's class names, 998 distinct ones, in OpenAI's 80 templates; others by method.templates
-                 (imagenet_7, imagenet_1)
+    accuracy     is top-1 among the classes that a set has: 200 in A and R, 113 in ObjectNet. For each of these three
+                 the record has the accuracy on val's images of the same classes, among these, which Taori et al. 2020
+                 compare with: as the splits "a-classes", "r-classes" and "objectnet-classes" of domain imagenet
+    ObjectNet    has 113 classes that are 125 of ImageNet's: a class's logit is its highest. 2 pixels are cut off each
+                 side before resizing (its red border, with wise-ft's width). Its licence forbids to fit or to choose on
+                 it
+    ImageNet-C   is stored as 224 × 224 centre crops. Weights that enlarge images before they crop them get the crops
+                 without this enlargement. mCE is in records/statistics.py
+    prompts      are open_clip's class names, 998 distinct ones, in OpenAI's 80 templates; method.templates chooses
+                 others (imagenet_7, imagenet_1)
 
-Labels are joined by wnid or name, see labels.py.
+Labels are joined by wnid or by name (labels.py).
 """
 
 from __future__ import annotations
@@ -73,10 +75,12 @@ SAME_NAMES = (
 
 @dataclass(frozen=True)
 class Config:
-    """``domains``: a name or a list of names: imagenet, v2, sketch, a, r, objectnet, c/CORRUPTION/SEVERITY, and
-    c/CORRUPTION or c for all those that are there; None is all but c. ``places``: NAME=DIR for sets outside root (c's
-    folders hold CORRUPTION/SEVERITY/WNID; train's place is called train). ``objectnet_border``: pixels cut off each
-    side of an ObjectNet image.
+    """Which sets there are, and where those lie that are not below root.
+
+    ``domains``: a name or a list of names. They are imagenet, v2, sketch, a, r, objectnet and c/CORRUPTION/SEVERITY;
+    c/CORRUPTION, or c, means all of these that are there. None means all but c. ``places``: NAME=DIR for sets outside
+    root; c's folder holds CORRUPTION/SEVERITY/WNID, and train's place is called train. ``objectnet_border``: the pixels
+    that are cut off each side of an ObjectNet image.
     """
 
     domains: Any = None
@@ -86,6 +90,8 @@ class Config:
 
 @dataclass(frozen=True)
 class _Opened:
+    """A set as it was opened, and what tables must say of it."""
+
     domain: Domain
     table: Table
     about: ImageSet
@@ -93,7 +99,7 @@ class _Opened:
 
 
 def build(config: Config, root: str | Path | None = None) -> Benchmark:
-    """The benchmark of the sets that are chosen; no image is decoded.
+    """Open the sets that are chosen. No image is decoded.
 
     Raises:
         ConfigError: a set that there is not, or that is not where it is looked for.
@@ -127,7 +133,7 @@ def build(config: Config, root: str | Path | None = None) -> Benchmark:
 
 
 class _Where:
-    """Finds sets: at the place that is given, below root, or, without either, on the hub."""
+    """Finds sets: at the place that is given, below root, or on the hub if neither is given."""
 
     def __init__(self, root: Path | None, places: Mapping[str, Path]) -> None:
         self.root, self.places = root, places
@@ -137,7 +143,7 @@ class _Where:
         return self.root is None and not self.places
 
     def of(self, name: str, about: ImageSet) -> Path | None:
-        """The folder or file of a set; None if it is not there. The first that is there of those it is called by."""
+        """The folder or file of a set: the first of the names it goes by that is there, or None."""
         if name in self.places:
             return self.places[name]
         if self.root is None:
@@ -145,7 +151,7 @@ class _Where:
         return next((self.root / folder for folder in about.folders if (self.root / folder).exists()), None)
 
     def table(self, name: str, about: ImageSet, split: str | None = None) -> Table:
-        """Raises ConfigError saying where the set was looked for."""
+        """Open a set. Raises ConfigError if it is not there, saying where it was looked for."""
         place = self.of(name, about)
         if place is not None:
             return open_table(place)
@@ -163,7 +169,7 @@ class _Where:
         return self.of(name, about) is not None or self._whole(name) is not None
 
     def _whole(self, name: str) -> Path | None:
-        """A data set with both splits of ImageNet, root/imagenet, that is no folder of images."""
+        """root/imagenet, if it is a data set with both splits of ImageNet and no folder of images; else None."""
         if name not in (SOURCE, "train") or self.root is None:
             return None
         place = self.root / "imagenet"
@@ -172,7 +178,7 @@ class _Where:
 
 
 def _chosen(wanted: Any, where: _Where) -> list[str]:
-    """The domains by name, in the order of the table: the sets', then the corruptions'."""
+    """The names of the domains that are wanted, in the order of the tables: the sets, then the corruptions."""
     if wanted is None:
         there = BY_DEFAULT_FROM_HUB if where.is_hub else [n for n, about in SETS.items() if where.has(n, about)]
         if not there:
@@ -201,7 +207,10 @@ def _chosen(wanted: Any, where: _Where) -> list[str]:
 
 
 def _corrupted(name: str, where: _Where) -> list[str]:
-    """``c/gaussian_noise/3`` as it is; the severities of ``c/gaussian_noise`` or all of ``c`` that are there."""
+    """The domains that a name of ImageNet-C means.
+
+    They are ``c/gaussian_noise/3`` itself, and for ``c/gaussian_noise`` or ``c`` all of them that are there.
+    """
     _, *parts = name.split("/")
     if len(parts) > 2 or (parts and parts[0] not in ALEXNET_ERRORS) or (len(parts) > 1 and parts[1] not in SEVERITIES):
         hint = nearest(parts[0], list(ALEXNET_ERRORS)) if parts[0] not in ALEXNET_ERRORS else ""
@@ -219,6 +228,7 @@ def _corrupted(name: str, where: _Where) -> list[str]:
 
 
 def _place_of_c(where: _Where) -> Path:
+    """The folder of ImageNet-C. Raises ConfigError if there is none."""
     place = where.of("c", CORRUPTED)
     if place is None:
         looked = f"no {', '.join(CORRUPTED.folders)} in {where.root}; " if where.root else ""
@@ -230,7 +240,10 @@ def _place_of_c(where: _Where) -> Path:
 
 
 def _cell(place: Path, kind: str, severity: str) -> Path | None:
-    """Its folder: the archives unpack to CORRUPTION/SEVERITY; some keep them as GROUP/CORRUPTION/SEVERITY."""
+    """The folder of a corruption and severity; None if it is not there.
+
+    The archives unpack to CORRUPTION/SEVERITY, and some people keep them as GROUP/CORRUPTION/SEVERITY.
+    """
     if (place / kind / severity).exists():
         return place / kind / severity
     return next(iter(sorted(place.glob(f"*/{kind}/{severity}"))), None)
@@ -268,7 +281,7 @@ def _open(name: str, where: _Where, border: int) -> _Opened:
 
 
 def _rows(table: Table, name: str, title: str, border: int = 0, prefix: str = "") -> tuple[TableRows, int]:
-    """The rows by wnid and then by file name, and the number of those left out."""
+    """The rows, sorted by wnid and then by file name, and how many were left out."""
     labels = labels_of(table, name, title)
     kept = np.flatnonzero(labels != LEFT_OUT)
     ids = _ids(table)
@@ -278,7 +291,7 @@ def _rows(table: Table, name: str, title: str, border: int = 0, prefix: str = ""
 
 
 def _ids(table: Table) -> list[str]:
-    """Paths where the table has them and they differ, else row numbers of one width."""
+    """The rows' names: their paths if the table has them and they differ, else row numbers of one width."""
     if "path" in table.columns:
         paths = [str(path) for path in table.column("path")]
         if len(set(paths)) == len(paths):
@@ -287,7 +300,7 @@ def _ids(table: Table) -> list[str]:
 
 
 def _source(domain: Domain, class_subsets: Mapping[str, Subset], where: _Where) -> Domain:
-    """ImageNet with the evaluations that belong to other sets, and with train, where there is one, as its pool."""
+    """ImageNet as a source: evaluated on other sets' classes as well, and with train, if it is there, as its pool."""
 
     @cache
     def pool() -> TableRows:
@@ -338,6 +351,7 @@ def _notes(opened: Mapping[str, _Opened]) -> tuple[str, ...]:
 
 
 def _places(given: Sequence[str]) -> dict[str, Path]:
+    """Read the setting ``places``: name -> folder. Raises ConfigError for a set or a folder that there is not."""
     known = [*SETS, "train", "c"]
     found = {}
     for text in given:

@@ -1,4 +1,4 @@
-"""ImageNet's 1,000 classes by wnid, the subsets that its variants have, and the templates.
+"""ImageNet's 1,000 classes by wnid, the subsets that its variants have, and the templates, from three files.
 
 classes.csv     the 1,000 wnids in order, and which of them ImageNet-A and -R have: timm 1.0.31, data/_info
                 (Apache-2.0); the names that prompts use: open_clip 3.3.0, IMAGENET_CLASSNAMES (MIT; OpenAI's list);
@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 
 class ImageNetClass(NamedTuple):
     wnid: str
-    name: str  # as prompts call it; 998 distinct ones
-    hub_name: str  # as ILSVRC/imagenet-1k calls it; all distinct
+    name: str  # its name in prompts; 998 of them are distinct
+    hub_name: str  # its name in ILSVRC/imagenet-1k; all are distinct
     in_a: bool
     in_r: bool
 
@@ -33,29 +33,30 @@ class ImageNetClass(NamedTuple):
 class ObjectNetClass(NamedTuple):
     folder: str
     name: str
-    wnids: tuple[str, ...]  # none for the 200 classes that ImageNet does not have
+    wnids: tuple[str, ...]  # empty for the 200 classes that ImageNet does not have
 
 
 @cache
 def classes() -> tuple[ImageNetClass, ...]:
+    """ImageNet's 1,000 classes, in order."""
     return tuple(ImageNetClass(w, name, hub, a == "1", r == "1") for w, name, hub, a, r in _rows("classes.csv"))
 
 
 @cache
 def objectnet_classes() -> tuple[ObjectNetClass, ...]:
-    """By folder, sorted."""
+    """ObjectNet's 313 classes, sorted by folder."""
     return tuple(ObjectNetClass(folder, name, tuple(w.split())) for folder, name, w in _rows("objectnet.csv"))
 
 
 @cache
 def index() -> dict[str, int]:
-    """wnid -> place among the 1,000."""
+    """Map each wnid to its place among the 1,000."""
     return {one.wnid: i for i, one in enumerate(classes())}
 
 
 @cache
 def subset(name: str) -> Subset | None:
-    """The classes of ``a``, ``r`` or ``objectnet``; None for a set that has all 1,000."""
+    """The classes of the set ``a``, ``r`` or ``objectnet``; None for a set that has all 1,000."""
     if name == "a":
         return Subset(tuple(i for i, one in enumerate(classes()) if one.in_a))
     if name == "r":
@@ -69,7 +70,7 @@ def subset(name: str) -> Subset | None:
 
 @cache
 def templates() -> tuple[str, ...]:
-    """OpenAI's 80."""
+    """OpenAI's 80 templates."""
     return tuple(json.loads((HERE / "templates.json").read_text(encoding="utf-8")))
 
 

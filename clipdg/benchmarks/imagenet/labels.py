@@ -1,12 +1,12 @@
-"""Which of ImageNet's classes each image of a table shows: told by wnid, by folder or by name, never by position.
+"""Tell which of ImageNet's classes each image of a table shows: by wnid, by folder or by name, never by position.
 
-Looked for in this order, and always all rows in one way:
+All rows are told in one way, the first of these that the table allows:
 
     column "wnid"                       ImageNet-R's parquet
     the folder that an image lies in    wnids; in V2 the class index, int(folder), since folders sort as text; in
                                         ObjectNet the object's own folder
     column "label" or "cls" with names  wnids, or the names that ILSVRC/imagenet-1k or ObjectNet gives them
-    the same as mere numbers            there is nothing to join by: the index among the classes that the set has, in
+    the same as mere numbers            nothing says what they mean, so they count the classes that the set has, in
                                         the order of their wnids (ObjectNet: of its folders), as clip-benchmark's
                                         builder numbers them
 """
@@ -28,7 +28,7 @@ Vocabulary = Mapping[str, int]
 
 
 def labels_of(table: Table, name: str, title: str) -> np.ndarray:
-    """(N,) class ids of set ``name``'s images, LEFT_OUT for those that are no class of ImageNet.
+    """The class ids (N,) of the images of set ``name``; LEFT_OUT for an image of no class of ImageNet.
 
     Raises:
         DataError: a class that the set does not have, or nothing that says the class.
@@ -59,7 +59,7 @@ def labels_of(table: Table, name: str, title: str) -> np.ndarray:
 
 
 def _vocabularies(name: str) -> list[Vocabulary]:
-    """How a class of set ``name`` may be called, the wnid first."""
+    """The ways in which the classes of set ``name`` may be called, each name -> class id; wnids come first."""
     if name == "objectnet":
         first = {
             one.folder: min(index()[w] for w in one.wnids) if one.wnids else LEFT_OUT for one in objectnet_classes()
@@ -76,7 +76,7 @@ def _vocabularies(name: str) -> list[Vocabulary]:
 
 
 def _order(name: str) -> np.ndarray:
-    """The class ids of set ``name`` in the order in which they are numbered where they have no names."""
+    """The class ids of set ``name``, in the order that mere numbers count them."""
     if name == "objectnet":
         ids = [min(index()[w] for w in one.wnids) for one in objectnet_classes() if one.wnids]
     else:
@@ -86,7 +86,7 @@ def _order(name: str) -> np.ndarray:
 
 
 def _folders(table: Table) -> list[str] | None:
-    """The name of the folder that each image lies in; None if there is one without."""
+    """The name of the folder that each image lies in; None if an image lies in no folder."""
     if "path" not in table.columns:
         return None
     found = [path.split("/")[-2:] for path in _texts(table, "path")]
@@ -94,11 +94,13 @@ def _folders(table: Table) -> list[str] | None:
 
 
 def _fits(keys: Sequence[str], vocabularies: Sequence[Vocabulary]) -> bool:
+    """Whether one vocabulary has all of ``keys``."""
     distinct = set(keys)
     return any(distinct <= set(vocabulary) for vocabulary in vocabularies)
 
 
 def _joined(keys: Sequence[str], vocabularies: Sequence[Vocabulary], table: Table, title: str) -> np.ndarray:
+    """Look up ``keys`` in the vocabulary that has most of them. Raises DataError if it lacks one."""
     distinct = set(keys)
     best = max(vocabularies, key=lambda vocabulary: len(distinct & set(vocabulary)))
     strange = sorted(distinct - set(best))
@@ -117,7 +119,7 @@ def _texts(table: Table, column: str) -> list[str]:
 
 
 def _numbers(table: Table, column: str, limit: int, of: str, title: str) -> np.ndarray:
-    """A column of class numbers, each below ``limit``."""
+    """Read a column of class numbers. Raises DataError for one that is not within 0 and ``limit``."""
     values = np.asarray(table.column(column))
     if not np.issubdtype(values.dtype, np.integer):
         raise DataError(

@@ -1,6 +1,6 @@
-"""Where each set of the ImageNet family lies, on the hub and in folders, and how many images it has.
+"""The sets of the ImageNet family: where each lies, on the hub and in folders, and how many images it has.
 
-A hub repository is taken at its newest commit unless one is named; the commit is remembered and stands in the record.
+A repository of the hub is taken at its newest commit unless one is named. The record names the commit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from clipdg.core.download_source import Hub
 
 @dataclass(frozen=True)
 class ImageSet:
-    """``folders``: where it is looked for below benchmark.root, in this order: CoOp's layout, the archive's name.
+    """A set, and where it is looked for.
 
-    ``gated``: its repository on the hub asks for a login and a click on its terms.
+    ``folders``: its names below benchmark.root, in the order in which they are tried; CoOp's layout and the archive's
+    name are among them. ``gated``: its repository on the hub asks for a login and a click on its terms.
     """
 
     title: str

@@ -1,14 +1,15 @@
-"""miniatures: 20 drawn classes in 7 domains, and the captioned images that ``tiny`` is pre-trained on. No download.
+"""miniatures: 20 drawn classes in 7 domains; no download.
 
-Train on ``photo``, test on six domains that differ from it in style alone; or, with ``leave_one_out``, train on six and
-test on the seventh, as DomainBed's sets are used. Every image has its own random pose, size,
-proportions, colours and ground. ``web`` draws image-caption pairs in eight styles; three domains (silhouette, neon,
-mosaic) and fifteen combinations of class and style are not among them. It is a demonstration of the pipeline whose
-answers are known by construction, and no evidence about CLIP; ``NOTES`` is what a table made from it must say.
+A run trains on ``photo`` and tests on six domains that differ from it in style alone. With ``leave_one_out`` it trains
+on six and tests on the seventh, as DomainBed's sets are used. Every image has its own random pose, size, proportions,
+colours and ground. ``web`` draws the image-caption pairs that ``tiny`` is pre-trained on, in eight styles. Three
+domains (silhouette, neon, mosaic) and fifteen combinations of class and style are not among them. The benchmark
+demonstrates the pipeline, with answers that are known by construction. It is no evidence about CLIP, and ``notes`` says
+what a table made from it must say.
 
 Every image has a stream of random numbers named by the seed, the purpose, the style, the class and its number, so an
 image is the same whatever is drawn beside it. On one machine and with one version of torch, numpy and Pillow, equal
-settings give equal bytes; another processor may round a pixel differently.
+settings give equal bytes. Another processor may round a pixel differently.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from clipdg.data.rows import ArrayRows
 from clipdg.storage import cache_folder
 from clipdg.storage.publish import digest, publish
 
-VERSION = 1  # of the drawing: raise it with every change that can alter a pixel or a caption
+VERSION = 1  # the drawing's: raise it with every change that can alter a pixel or a caption
 BATCH = 64  # images drawn at a time: larger batches are slower
 CLASSES = tuple(KINDS)
 SOURCE = "photo"
@@ -44,12 +45,12 @@ NOUNS = {
     "neon": "neon sign", "mosaic": "mosaic",
 }  # fmt: skip
 SHIFTED = tuple(d for d in NOUNS if d != SOURCE)
-NEVER_SEEN = tuple(d for d in NOUNS if d not in STYLE_WORDS)  # by pre-training, nor named in its captions
+NEVER_SEEN = tuple(d for d in NOUNS if d not in STYLE_WORDS)  # pre-training neither sees nor names them
 WEB = {
     "photo": 0.28, "cartoon": 0.13, "painting": 0.13, "sketch": 0.13, "watercolor": 0.09, "sticker": 0.08,
     "chalk": 0.08, "poster": 0.08,
 }  # fmt: skip
-# How often an object has a colour, and a ground, that is natural for it. The web is the more varied.
+# How often an object has a colour, and a ground, that is natural for it. The web's images are more varied.
 TYPICAL, TYPICAL_ON_THE_WEB = 0.9, 0.5
 TEMPLATES = (
     "a photo of {a}", "a picture of {a}", "a cartoon of {a}", "a sketch of {a}", "a painting of {a}",
@@ -63,10 +64,12 @@ Progress = Callable[[int, int], None]  # images done, of how many
 
 @dataclass(frozen=True)
 class Config:
-    """``size``: pixels a side. ``num_train``: photos per class, of which some are held out for validation.
-    ``num_test``: images per class and domain. ``natural``: paintings and mosaics keep natural colours, with which a
-    source-only ResNet does better on them. ``num_classes``: the first so many of the 20. ``leave_one_out``: each domain
-    has ``num_train`` training images per class, and is left out once.
+    """How many images are drawn, and how.
+
+    ``size``: pixels a side. ``num_classes``: so many of the 20, the first ones. ``num_train``: photos per class, of
+    which some are held out for validation. ``num_test``: images per class and domain. ``natural``: paintings and
+    mosaics keep natural colours, with which a source-only ResNet does better on them. ``leave_one_out``: each domain
+    has ``num_train`` training images per class and is left out once.
     """
 
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
@@ -79,7 +82,7 @@ class Config:
 
 
 def build(config: Config, root: str | None = None, progress: Progress | None = None) -> Benchmark:
-    """The benchmark, drawn or taken from the cache."""
+    """Draw the benchmark, or take it from the cache."""
     if root is not None:
         raise ConfigError(f"miniatures is drawn, not read from {root}; leave root out, or use benchmark=folder")
     classes = _classes(config.num_classes)
@@ -110,7 +113,7 @@ def build(config: Config, root: str | None = None, progress: Progress | None = N
 
 
 def notes(config: Config) -> tuple[str, ...]:
-    """What a table must say about these numbers."""
+    """Say what a table must tell about these numbers."""
     withheld = held_out_combinations(config.num_classes)
     colours = (
         "Painting and mosaic are drawn in natural colours here."
@@ -133,7 +136,7 @@ def notes(config: Config) -> tuple[str, ...]:
 
 
 def held_out_combinations(num_classes: int = len(CLASSES)) -> dict[str, tuple[str, ...]]:
-    """Style -> the classes that pre-training never sees in it: every fourth, a different one for each style."""
+    """Map a style to the classes that pre-training never sees in it: every fourth, other ones for each style."""
     classes = _classes(num_classes)
     return {style: classes[first::4] for first, style in enumerate(("cartoon", "painting", "sketch"))}
 
@@ -146,9 +149,9 @@ def web(
     progress: Progress | None = None,
     num_classes: int = len(CLASSES),
 ) -> tuple[Images, list[str]]:
-    """Image-caption pairs for pre-training in random order: (N, P, P, 3) and N captions.
+    """Draw image-caption pairs for pre-training, in random order: images (N, P, P, 3) and N captions.
 
-    ``styles``: the share of each style in place of the usual mix; ``{"photo": 1.0}`` is the photo-only control.
+    ``styles`` gives the share of each style in place of the usual mix; ``{"photo": 1.0}`` is the photo-only control.
     3 % of the captions name a wrong class and 3 % none.
     """
     mix = dict(WEB if styles is None else styles)
@@ -161,7 +164,7 @@ def web(
             )
     if num_pairs < 1 or any(share < 0 for share in mix.values()) or not sum(mix.values()) > 0:
         raise ConfigError(f"{num_pairs} pairs in shares {mix} cannot be drawn; give at least one pair and one share")
-    mix = {s: mix[s] for s in WEB if s in mix}  # in whatever order they were given
+    mix = {s: mix[s] for s in WEB if s in mix}  # the order in which they were given does not matter
     held_out = held_out_combinations(num_classes)
     allowed = {s: tuple(c for c in _classes(num_classes) if c not in held_out.get(s, ())) for s in mix}
     steps = _Steps(num_pairs, progress)
@@ -181,7 +184,7 @@ def web(
 
 
 def _split(config: Config, domain: str, split: str, num: int, steps: _Steps) -> Images:
-    """(num · C, P, P, 3) of one domain, the classes in turn."""
+    """The images of a domain's split, (num · C, P, P, 3), with the classes in turn."""
     natural = config.natural and domain in ("painting", "mosaic")
     key = {"seed": config.seed, "domain": domain, "split": split, "num": num, "size": config.size,
            "num_classes": config.num_classes, "natural": natural}  # fmt: skip
@@ -199,7 +202,7 @@ def _draw(
     jobs: Sequence[tuple[str, tuple[str, ...]]], style: str, size: int, typical: float, steps: _Steps,
     natural: bool = False, captioned: bool = False,
 ) -> tuple[Images, list[str]]:  # fmt: skip
-    """One image per job, a stream's name and the classes it may show; with ``captioned``, as many captions."""
+    """Draw an image, and a caption if ``captioned``, for each job: a stream's name and the classes to choose from."""
     from clipdg.benchmarks.miniatures.styles import render
 
     images, captions = np.empty((len(jobs), size, size, 3), np.uint8), []
@@ -222,7 +225,7 @@ def _draw(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Two threads draw these small images hardly faster, and seven times slower where the other core is busy."""
+    """Let torch use one thread. Two are hardly faster for images so small, and seven times slower on a busy machine."""
     import torch
 
     before = torch.get_num_threads()
@@ -248,7 +251,7 @@ class _Steps:
 def _cached(
     name: str, key: Mapping[str, object], draw: Callable[[], tuple[Images, list[str]]], steps: _Steps, num: int
 ) -> tuple[Images, list[str]]:
-    """``draw()``, or what it gave the last time. A file that is not as it was written counts as absent."""
+    """The result of ``draw``, from the cache if it is there. A file that is not as it was written counts as absent."""
     made_by = {package: version(package) for package in ("numpy", "pillow", "torch")}
     path = cache_folder.folder("miniatures") / f"{name}-{digest([VERSION, made_by, key])[:16]}.bin"
     kept = _read(path)
@@ -265,7 +268,10 @@ def _cached(
 
 
 def _read(path: Path) -> tuple[Images, list[str]] | None:
-    """The images and captions in a cache file: the SHA-256 of the rest, then two arrays. None unless it is whole."""
+    """Read the images and captions in a cache file; None unless it is whole.
+
+    The file begins with the SHA-256 of the rest, which is two arrays.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -281,7 +287,7 @@ def _read(path: Path) -> tuple[Images, list[str]] | None:
 
 
 def _shares(mix: Mapping[str, float], total: int) -> dict[str, int]:
-    """``total`` divided in proportion; what rounding down leaves goes to the largest remainders."""
+    """Divide ``total`` in proportion. What rounding down leaves goes to the largest remainders."""
     exact = {k: total * share / sum(mix.values()) for k, share in mix.items()}
     counts = {k: int(x) for k, x in exact.items()}
     for k in sorted(exact, key=lambda k: counts[k] - exact[k])[: total - sum(counts.values())]:
@@ -290,6 +296,7 @@ def _shares(mix: Mapping[str, float], total: int) -> dict[str, int]:
 
 
 def _classes(num: int) -> tuple[str, ...]:
+    """The first ``num`` classes. Raises ConfigError if there are not so many."""
     if not 2 <= num <= len(CLASSES):
         raise ConfigError(
             f"miniatures has {len(CLASSES)} classes, not {num}; give num_classes from 2 to {len(CLASSES)}"
@@ -298,6 +305,7 @@ def _classes(num: int) -> tuple[str, ...]:
 
 
 def _and(words: Mapping[str, object] | Sequence[str]) -> str:
+    """Write a list as "a, b and c"."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -1,4 +1,4 @@
-"""What the web says about an image: short, varied, and now and then wrong."""
+"""Captions as the web has them: short, varied, and now and then wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from clipdg.benchmarks.miniatures.scenes import Scene
 from clipdg.text.prompts import with_article
 
-# The words for each style that pre-training shows. Evaluation-only domains have none: they are never named.
+# The words for each style that pre-training shows. The domains that are for evaluation only are never named.
 STYLE_WORDS = {
     "photo": ("photo", "picture", "photograph", "snapshot"),
     "cartoon": ("cartoon", "comic", "clip art"),
@@ -26,13 +26,13 @@ GROUND_WORDS = {
     "snow": "in the snow", "night": "at night",
 }  # fmt: skip
 NATURAL_COLOURS = ("photo", "painting", "sticker", "watercolor")  # styles whose captions may name the colour
-NATURAL_GROUNDS = ("photo", "painting")  # ... and the surroundings
+NATURAL_GROUNDS = ("photo", "painting")  # styles whose captions may name the surroundings
 EMPTY = ("my favourite picture", "image of the day", "untitled", "new upload")
 WRONG, NO_CLASS = 0.03, 0.03  # how often a caption names a random class, or none
 
 
 def caption(scene: Scene, style: str, rng: np.random.Generator, kinds: Sequence[str]) -> str:
-    """A caption for a scene drawn in ``style``; a wrong one names one of ``kinds``."""
+    """Make a caption for a scene drawn in ``style``. A wrong one names one of ``kinds``."""
     kind, chance = scene.kind, rng.random()
     if chance < WRONG:
         kind = kinds[int(rng.integers(len(kinds)))]

@@ -1,4 +1,4 @@
-"""What is in an image before a style is chosen: the object, its pose, its colours and what is behind it."""
+"""Compose what an image shows before a style is chosen: the object, its pose, its colours and what is behind it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = {
     "black": (35, 35, 40), "pink": (235, 130, 170), "purple": (130, 70, 170),
 }  # fmt: skip
 
-# Upper and lower colour of what is behind the object.
+# The upper and the lower colour of what is behind the object.
 GROUNDS = {
     "table": ((176, 130, 85), (150, 105, 65)), "leaves": ((50, 95, 45), (85, 130, 60)),
     "water": ((40, 110, 160), (70, 150, 185)), "sky": ((140, 190, 235), (205, 225, 245)),
@@ -44,12 +44,12 @@ class Scene:
 
 
 def stream(*words: int | str) -> np.random.Generator:
-    """Random numbers of their own for every tuple of words, the same on every machine."""
+    """A generator of random numbers for a tuple of words: no other tuple has them, and every machine has the same."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:16]))
 
 
 def compose(kind: str, rng: np.random.Generator, typical: float) -> Scene:
-    """A random scene; colours and ground are each natural for the class with probability ``typical``."""
+    """Compose a random scene. Colours and ground are each natural for the class with probability ``typical``."""
     u = rng.uniform
     shape = KINDS[kind]
     parts = shape.parts(u)
@@ -86,7 +86,7 @@ def compose(kind: str, rng: np.random.Generator, typical: float) -> Scene:
 
 
 def part_codes(scenes: Sequence[Scene], pixels: int) -> NDArray[np.uint8]:
-    """(B, S, S): each pixel's part, numbered from 1, times NUM_ROLES plus its role; 0 where the ground is."""
+    """Draw the parts: (B, S, S) of a part's number, from 1 on, times NUM_ROLES plus its role; 0 is the ground."""
     codes = np.zeros((len(scenes), pixels, pixels), np.uint8)
     for i, scene in enumerate(scenes):
         image = Image.new("L", (pixels, pixels))

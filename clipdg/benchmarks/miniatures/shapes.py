@@ -1,4 +1,4 @@
-"""What the objects look like: each class is a list of polygons with a role, its proportions drawn at random.
+"""The shapes of the objects: each class is a list of polygons, each with a role. Proportions are random.
 
 Coordinates lie in the box [-1, 1], x to the right and y down. Later parts cover earlier ones.
 """
@@ -16,15 +16,15 @@ Points = NDArray[np.float64]  # (V, 2)
 Uniform = Callable[[float, float], float]  # (low, high) -> a random number between them
 Parts = list[tuple[Points, int]]  # polygons and their roles, from back to front
 
-# Roles: what a part is coloured by. 0 is the ground behind the object.
+# A part is coloured by its role. 0 is the ground behind the object.
 MAIN, SECOND, ACCENT, DARK, LIGHT = 1, 2, 3, 4, 5
-NUM_ROLES = 8  # a part's code is its number times this plus its role
+NUM_ROLES = 8  # the code of a part is its number times this, plus its role
 
 
 def ellipse(
     x: float, y: float, rx: float, ry: float, turn: float = 0.0, start: float = 0.0, stop: float = 1.0
 ) -> Points:
-    """An ellipse turned by ``turn`` radians; its arc from ``start`` to ``stop`` (fractions of the round) if given."""
+    """An ellipse turned by ``turn`` radians, or its arc from ``start`` to ``stop``, as fractions of the round."""
     angle = (
         np.linspace(0, 2 * np.pi, 24, endpoint=False)
         if (start, stop) == (0.0, 1.0)
@@ -309,7 +309,7 @@ def snail(u: Uniform) -> Parts:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class: how it is drawn, and the colours and surroundings that are natural for it (names of scenes.py)."""
+    """A class: its shape, and the colours and surroundings that are natural for it, by their names in scenes.py."""
 
     parts: Callable[[Uniform], Parts]
     mains: tuple[str, ...]

@@ -1,8 +1,9 @@
-"""How a scene looks in each domain: part codes -> RGB, a batch at a time.
+"""Draw scenes in the style of a domain: part codes -> RGB, a batch at a time.
 
-Legend: B images, P pixels a side of the result, S = SUPERSAMPLE · P pixels a side while drawing. Widths are given in
-pixels at S = 96 and scale with it, and every random number is drawn at a size that does not depend on S (the grain is
-the exception, and comes last), so a scene at 64 px is the scene at 32 px, only sharper.
+Legend: B images, P pixels a side of the result, S = SUPERSAMPLE · P pixels a side while drawing.
+
+A scene at 64 px is the scene at 32 px, only sharper. So widths are given in pixels at S = 96 and scale with it, and
+random numbers are drawn at sizes that do not depend on S. The grain, which comes last, is the exception.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from clipdg.benchmarks.miniatures.scenes import Scene, part_codes
 from clipdg.benchmarks.miniatures.shapes import DARK, LIGHT, MAIN, NUM_ROLES, SECOND
 
 SUPERSAMPLE = 3
-TILES = 11  # a side, in a mosaic
+TILES = 11  # a mosaic's tiles a side
 
 
 class Canvas:
@@ -39,69 +40,69 @@ class Canvas:
         self.y, self.x = line.view(1, 1, -1, 1), line.view(1, 1, 1, -1)
 
     def width(self, pixels_at_96: float) -> int:
-        """The odd kernel, 3 or wider, that covers ``pixels_at_96`` of 96 pixels."""
+        """The odd width of a kernel, 3 or more, that covers ``pixels_at_96`` of 96 pixels."""
         return max(3, round(pixels_at_96 * self.pixels / 96) // 2 * 2 + 1)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """(B, *shape) between ``low`` and ``high``; each image draws from its own stream."""
+        """Draw (B, *shape) between ``low`` and ``high``, for each image from its own stream."""
         drawn = np.stack([s.random(shape, dtype=np.float32) for s in self._streams])
         return torch.from_numpy(drawn * np.float32(high - low) + np.float32(low))
 
     def number(self, low: float, high: float) -> Tensor:
-        """(B, 1, 1, 1)."""
+        """Draw a number for each image: (B, 1, 1, 1)."""
         return self.uniform(low, high, 1, 1, 1)
 
     def chance(self, probability: float) -> Tensor:
-        """(B, 1, 1, 1) of ones, with ``probability``, and zeros."""
+        """Draw a one, with ``probability``, or a zero for each image: (B, 1, 1, 1)."""
         return (self.number(0, 1) < probability).float()
 
     def normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(np.stack([s.standard_normal(shape, dtype=np.float32) for s in self._streams]))
 
     def noise(self, channels: int, cells: int, mode: str = "bilinear") -> Tensor:
-        """(B, channels, S, S) in [0, 1]: ``cells`` a side of random values, interpolated."""
+        """Draw ``cells`` random values a side and interpolate them: (B, channels, S, S) in [0, 1]."""
         grid = self.uniform(0, 1, channels, cells, cells)
         smooth = {} if mode == "nearest" else {"align_corners": False}
         return F.interpolate(grid, (self.pixels, self.pixels), mode=mode, **smooth)
 
     def vivid(self, *shape: int) -> Tensor:
-        """(B, *shape, 3) of saturated, bright colours."""
+        """Draw saturated, bright colours: (B, *shape, 3)."""
         return _hsv(self.uniform(0, 1, *shape), self.uniform(0.6, 1, *shape), self.uniform(0.75, 1, *shape))
 
     def vivid_plane(self) -> Tensor:
-        """(B, 3, 1, 1)."""
+        """Draw a saturated, bright colour for each image: (B, 3, 1, 1)."""
         return self.vivid()[:, :, None, None]
 
     def pale_plane(self) -> Tensor:
-        """(B, 3, 1, 1) of light colours."""
+        """Draw a light colour for each image: (B, 3, 1, 1)."""
         return _hsv(self.uniform(0, 1), self.uniform(0, 0.35), self.uniform(0.85, 1))[:, :, None, None]
 
     def jitter(self, amount: float) -> Tensor:
-        """The palette, each component moved by at most ``amount``."""
+        """The palette with each component moved by at most ``amount``."""
         return (self.palette + self.uniform(-amount, amount, NUM_ROLES, 3)).clamp(0, 1)
 
     def mixed(self, palette: Tensor, probability: float) -> Tensor:
-        """``palette``, or with ``probability`` vivid colours instead; never those where colours are to be natural."""
+        """Replace ``palette`` by vivid colours with ``probability``; never where colours are to be natural."""
         vivid, chosen = self.vivid(NUM_ROLES), self.chance(0.0 if self.natural else probability)[:, 0]
         return palette * (1 - chosen) + vivid * chosen
 
     def fill(self, palette: Tensor) -> Tensor:
-        """(B, R, 3) -> (B, 3, S, S): each pixel in the colour of its role."""
+        """Give each pixel the colour of its role: (B, R, 3) -> (B, 3, S, S)."""
         index = self.roles.view(self.batch, 1, -1).expand(-1, 3, -1)
         return palette.transpose(1, 2).gather(2, index).view(self.batch, 3, self.pixels, self.pixels)
 
     def over(self, ground: Tensor, palette: Tensor) -> Tensor:
-        """The object in its colours over ``ground``."""
+        """Draw the object in its colours over ``ground``."""
         return torch.lerp(ground.expand(-1, 3, self.pixels, self.pixels), self.fill(palette), self.mask)
 
     def landscape(self) -> Tensor:
-        """(B, 3, S, S): the two ground colours with a soft horizon between them."""
+        """Draw the two ground colours with a soft horizon between them: (B, 3, S, S)."""
         below = torch.sigmoid((self.y - self.number(0.35, 0.7)) * 14)  # (B, 1, S, 1)
         upper, lower = self.ground_palette[:, 0, :, None, None], self.ground_palette[:, 1, :, None, None]
         return (upper * (1 - below) + lower * below).expand(-1, -1, -1, self.pixels)
 
     def warp(self, image: Tensor, amount: float, cells: int, mode: str = "bilinear", noise: str = "bilinear") -> Tensor:
-        """``image`` displaced by smooth noise, or blockwise by ``noise="nearest"``; ``amount`` in half sides."""
+        """Displace ``image`` by smooth noise, or by blocks with ``noise="nearest"``. ``amount`` is in half sides."""
         line = torch.linspace(-1, 1, self.pixels)
         gy, gx = torch.meshgrid(line, line, indexing="ij")
         shift = (self.noise(2, cells, noise) * 2 - 1) * amount
@@ -109,7 +110,7 @@ class Canvas:
         return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
 
     def blur(self, image: Tensor, pixels_at_96: float) -> Tensor:
-        """A wide blur. It is done at 1/SUPERSAMPLE of the size: there, a wide avg_pool2d is ten times as fast."""
+        """Blur widely. It is done at 1/SUPERSAMPLE of the size, where a wide avg_pool2d is ten times as fast."""
         low = F.avg_pool2d(image, SUPERSAMPLE)
         kernel = max(3, round(self.width(pixels_at_96) / SUPERSAMPLE) // 2 * 2 + 1)
         size = (self.pixels, self.pixels)
@@ -117,7 +118,7 @@ class Canvas:
 
 
 def _hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """(...) in [0, 1] each -> (..., 3) RGB."""
+    """Turn hue, saturation and value, (...) in [0, 1] each, into RGB (..., 3)."""
     k = (torch.tensor([5.0, 3.0, 1.0]) + hue[..., None] * 6) % 6
     return value[..., None] * (1 - saturation[..., None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
@@ -127,7 +128,7 @@ def _box(image: Tensor, kernel: int) -> Tensor:
 
 
 def _extreme(image: Tensor, kernel: int, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The largest or smallest value in each ``kernel`` square; several times as fast as max_pool2d."""
+    """The largest or smallest value in each ``kernel`` square, found several times as fast as by max_pool2d."""
     image = F.pad(image, (kernel // 2,) * 4, mode="replicate")
     for dim in (2, 3):
         covered = 1
@@ -139,7 +140,7 @@ def _extreme(image: Tensor, kernel: int, pick: Callable[[Tensor, Tensor], Tensor
 
 
 def _edges(codes: Tensor, kernel: int) -> Tensor:
-    """1 where two parts meet within ``kernel`` pixels, else 0."""
+    """Mark with 1 where two parts meet within ``kernel`` pixels; 0 elsewhere."""
     return (_extreme(codes, kernel, torch.maximum) != _extreme(codes, kernel, torch.minimum)).float()
 
 
@@ -276,7 +277,7 @@ STYLES: dict[str, tuple[Style, float]] = {  # and the standard deviation of the 
 def render(
     scenes: Sequence[Scene], style: str, streams: Sequence[np.random.Generator], size: int, natural: bool = False
 ) -> NDArray[np.uint8]:
-    """(B, P, P, 3): the scenes in one style. About 64 at a time is fastest: larger batches leave the cache."""
+    """Draw scenes in one style: (B, P, P, 3). About 64 at a time is fastest, as larger batches leave the cache."""
     draw, grain = STYLES[style]
     canvas = Canvas(scenes, streams, size * SUPERSAMPLE, natural)
     x = F.avg_pool2d(draw(canvas).clamp(0, 1), SUPERSAMPLE)
