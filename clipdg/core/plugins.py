@@ -217,7 +217,8 @@ class Metric:
     ``sums``: functions of a batch, (scores, labels (N,), number of classes) -> tensors by name, which are added up over
     batches and processes; metrics that name the same function share its sums. ``value(totals)``: the number from all
     of them, None where there is none. ``title``, ``unit``, ``better``, ``scale`` (100 makes percent of a fraction) and
-    ``decimals`` are for tables; ``low`` and ``high`` bound what a record may hold.
+    ``decimals`` are for tables, ``order`` is its place among their columns; ``low`` and ``high`` bound what a record may
+    hold.
     """
 
     title: str
@@ -229,7 +230,7 @@ class Metric:
     decimals: int = 1
     low: float = 0.0
     high: float | None = 1.0
-    order: int = 100  # its place among the columns
+    order: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)

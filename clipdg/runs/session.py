@@ -9,6 +9,7 @@ import torch
 
 from clipdg.core import plugins
 from clipdg.core.benchmark import Benchmark
+from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone
 from clipdg.core.progress import Progress
 from clipdg.data import base_to_new, skip_list
@@ -72,6 +73,12 @@ def open_backbone(settings: BackboneSettings) -> Backbone:
     precision.resolve(settings.precision, device)  # before the slow part
     family, _, model = settings.name.partition(":")
     backbone = plugins.backbone(family).load(model or None, settings.weights, settings.own)
+    named = backbone.weights.backbone.partition(":")[0]
+    if named != family and not family.endswith(f".{named}"):
+        raise ConfigError(
+            f"{family} calls its weights '{backbone.weights.backbone}'; a family's weights are called "
+            f"'{family}:MODEL', by which the versions of its libraries are found"
+        )
     if settings.pixels == "fast":
         backbone.preprocessing = fast(backbone.preprocessing)
     return precision.place(backbone, settings.precision, device, settings.compile, settings.features)
