@@ -183,7 +183,21 @@ def load(
 
     Raises ConfigError naming the key or value that cannot be meant, where it stands and the nearest one that can.
     """
-    return resolve(settings_of(file, overrides, values), f"{file}" if file else "the settings")
+    given = settings_of(file, overrides, values)
+    if values is None:
+        admit(given)
+    return resolve(given, f"{file}" if file else "the settings")
+
+
+def admit(settings: Mapping[str, Any]) -> None:
+    """Let the plug-ins that a person named in these settings be files of the current folder, see ``plugins.admit``."""
+    for kind, plural in KIND_OF.items():
+        node = settings.get(kind)
+        name = node.get("name") if isinstance(node, Mapping) else node
+        if isinstance(name, str):
+            plugins.admit(plural, plugin_name(kind, name))
+    for name in settings.get("metrics") or ():
+        plugins.admit("metrics", str(name))
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +231,7 @@ def resolve(given: dict[str, Any], where: str = "the settings") -> RunSettings:
 
 def from_plain(values: Mapping[str, Any], seeded: tuple[str, ...]) -> RunSettings:
     """Typed settings from plain containers that were checked before, here or by another process."""
+    admit(values)  # in a worker process nobody has yet
     typed: dict[str, Any] = {}
     for f in dataclasses.fields(RunSettings):
         if f.name in _NOT_GIVEN or f.name not in values:
