@@ -196,7 +196,8 @@ def admit(settings: Mapping[str, Any]) -> None:
         name = node.get("name") if isinstance(node, Mapping) else node
         if isinstance(name, str):
             plugins.admit(plural, plugin_name(kind, name))
-    for name in settings.get("metrics") or ():
+    metrics = settings.get("metrics")
+    for name in metrics if isinstance(metrics, list | tuple) else ():
         plugins.admit("metrics", str(name))
 
 
