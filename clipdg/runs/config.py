@@ -172,7 +172,7 @@ def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str
 
     ``method=NAME`` goes before ``method.key=value`` wherever it stands: a name that came later would drop the setting.
     """
-    parts = sorted((_parse_override(text) for text in overrides), key=_names_no_part)
+    parts = sorted((parse_override(text) for text in overrides), key=_names_no_part)
     return merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
 
 
@@ -404,7 +404,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return value
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """``"method.lr=0.1"`` -> ``{"method": {"lr": 0.1}}``. Raises ConfigError for what is no ``key=value``."""
     key, equals, value = text.partition("=")
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):

@@ -114,7 +114,7 @@ def checks(spec: str, weights: str | None = "random:0", settings: Mapping[str, A
 
 def loads_frozen(subject: Subject) -> Iterator[Problem]:
     """it loads, in evaluation mode and frozen, and its weights are called by the family's name."""
-    backbone = subject.load()  # refuses weights that are not called so
+    backbone: Any = subject.load()  # refuses weights that are not called so
     where = place(subject.definition.load)
     if not isinstance(backbone, Backbone):
         lacks = [n for n in ("name", "weights", "embed_dim", "preprocessing", "preprocess", "encode_image")
@@ -226,7 +226,7 @@ def can_be_trained(subject: Subject) -> Iterator[Problem]:
     trained = copy.deepcopy(subject.backbone)
     assert isinstance(trained, nn.Module)
     trained.requires_grad_(True)
-    features: Tensor = trained.encode_image(subject.images)  # type: ignore[operator]  # of a Backbone
+    features: Tensor = trained.encode_image(subject.images)
     if features.requires_grad:
         features.square().sum().backward()  # type: ignore[no-untyped-call]
     if all(p.grad is None for p in trained.parameters()):

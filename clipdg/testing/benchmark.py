@@ -45,17 +45,24 @@ class Subject:
         return place(self.definition.build)
 
     @cached_property
-    def opened(self) -> Benchmark | None:
+    def opened(self) -> tuple[Benchmark, list[str]] | Exception:
+        """The benchmark, and which images were decoded while it was built; or what that raised."""
         try:
-            return self.build()
-        except Exception:  # the first check tells it
-            return None
+            with _counted_decoding() as decoded:
+                return self.build(), decoded
+        except Exception as error:
+            return error
 
     @property
     def benchmark(self) -> Benchmark:
-        if self.opened is None:
+        if isinstance(self.opened, Exception):  # the first check tells it
             raise NotPossible
-        return self.opened
+        return self.opened[0]
+
+    @cached_property
+    def again(self) -> Benchmark:
+        """The same, built a second time."""
+        return self.build()
 
 
 def check_benchmark(name: str, root: str | None = None, settings: Mapping[str, Any] | None = None) -> list[Problem]:
@@ -98,8 +105,9 @@ def _counted_decoding() -> Iterator[list[str]]:
 
 def building_decodes_no_image(subject: Subject) -> Iterator[Problem]:
     """it is built without decoding an image."""
-    with _counted_decoding() as decoded:
-        subject.build()
+    if isinstance(subject.opened, Exception):
+        raise subject.opened
+    _, decoded = subject.opened
     if decoded:
         yield Problem(
             f"{len(decoded)} images are decoded while it is built, such as {decoded[0]}",
@@ -149,7 +157,7 @@ def labels_are_classes(subject: Subject) -> Iterator[Problem]:
 
 def ids_are_unique_and_stay(subject: Subject) -> Iterator[Problem]:
     """its ids are unique, and the same when it is built again."""
-    again = subject.build()
+    again = subject.again
     for name, domain in subject.benchmark.domains.items():
         ids = list(domain.rows.ids)
         if len(set(ids)) != len(ids) or len(ids) != len(domain.rows):
@@ -201,7 +209,7 @@ def each_image_has_a_digest(subject: Subject) -> Iterator[Problem]:
 
 def fingerprint_stays(subject: Subject) -> Iterator[Problem]:
     """its fingerprint is the same when it is built again."""
-    again = subject.build()
+    again = subject.again
     for name, domain in subject.benchmark.domains.items():
         classes = subject.benchmark.classes
         if name in again.domains and fingerprint(domain, classes) != fingerprint(again.domains[name], again.classes):

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from clipdg.core import plugins
 from clipdg.runs import config
-from clipdg.runs.sweep import survey
 from clipdg.runs.session import Session
+from clipdg.runs.sweep import survey
 from clipdg.runs.task import Ended, EngineOptions, Task
 from clipdg.testing.fitted import BENCHMARK, TARGET
 from clipdg.testing.problem import Check, NotPossible, Problem, look, place, problems_in
@@ -32,7 +33,7 @@ class Found:
 
     tasks: tuple[Task, ...]
     started: tuple[str, ...]
-    ended: tuple[tuple[str, Ended], ...]
+    ended: tuple[tuple[str, Any], ...]  # an Ended, if the engine does what it should
     records: frozenset[str]  # ids of the runs that have one
     closed: Exception | None  # what a second close raised
 
@@ -47,9 +48,8 @@ class Subject:
     @cached_property
     def _ended(self) -> Found | Exception:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                with mock.patch.dict(os.environ, CLIPDG_CACHE=str(Path(folder) / "cache")):
-                    return _performed(self.definition, Path(folder) / "out")
+            with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, CLIPDG_CACHE=f"{folder}/cache"):
+                return _performed(self.definition, Path(folder) / "out")
         except Exception as error:
             return error
 

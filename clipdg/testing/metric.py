@@ -18,7 +18,7 @@ from clipdg.evaluation.scores import Scores
 from clipdg.evaluation.tally import Tally, chosen_metrics
 from clipdg.testing.problem import Check, Problem, look, place, problems_in
 
-NUM_IMAGES, NUM_CLASSES = 60, 5
+NUM_IMAGES, NUM_CLASSES = 60, 7
 TOLERANCE = 1e-9  # sums are in float64
 
 
@@ -61,14 +61,18 @@ def _drawn(scale: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
+def _in_batches(size: int) -> list[Tensor]:
+    return list(torch.split(torch.arange(NUM_IMAGES), size))
+
+
 def batches_do_not_matter(subject: Subject) -> Iterator[Problem]:
     """any split into batches and any order of the images gives the same value."""
     logits, labels = _drawn()
     order = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(1))
     first = subject.whole(logits, labels)
     ways = {
-        "in batches of 7": list(torch.arange(NUM_IMAGES).split(7)),
-        "one by one": list(torch.arange(NUM_IMAGES).split(1)),
+        "in batches of 7": _in_batches(7),
+        "one by one": _in_batches(1),
         "in another order": [order],
         "with an empty batch": [order[:0], order[:30], order[:0], order[30:]],
     }

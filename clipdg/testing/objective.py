@@ -117,7 +117,7 @@ def loss_is_a_scalar_with_a_gradient(subject: Subject) -> Iterator[Problem]:
     """its loss is a finite scalar with a finite gradient."""
     module, network = subject.built(), Network()
     for step in range(3):
-        loss = subject.loss(module, Batch.drawn(8, step), network)
+        loss: Any = subject.loss(module, Batch.drawn(8, step), network)  # of a user's module: anything
         where = place(type(module).forward)
         if not isinstance(loss, Tensor) or loss.ndim or not torch.isfinite(loss):
             yield Problem(f"the loss is {loss!r:.60}", where, "return one finite number as a tensor without axes")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipdg.core import plugins
 from clipdg.core.model import Backbone
 from clipdg.core.plugins import BackboneFamily, NoSettings
-from clipdg.weights.files import identify, seeded
+from clipdg.weights.files import identify, seed_of, seeded
 
 NUM_OUTPUTS = 10
 
@@ -23,13 +23,15 @@ class TinyWithHead(nn.Module):
 
     name = "clipdg.testing.tiny_with_head"
 
-    def __init__(self, tower: Backbone) -> None:
+    def __init__(self, tower: Backbone, seed: int) -> None:
         super().__init__()
         self.tower = cast(nn.Module, tower)
         self.embed_dim, self.preprocessing = tower.embed_dim, tower.preprocessing
         self.head = nn.Linear(tower.embed_dim, NUM_OUTPUTS)
         self.head_wnids = tuple(f"n{number:08}" for number in reversed(range(NUM_OUTPUTS)))
-        self.weights = identify(self.name, "random:0", self, "a tower and a head", self.preprocessing, random=True)
+        self.weights = identify(
+            self.name, f"random:{seed}", self, "a tower and a head", self.preprocessing, random=True
+        )
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """One RGB image -> (3, S, S), normalised."""
@@ -45,10 +47,11 @@ class TinyWithHead(nn.Module):
 
 
 def load(model: str | None, weights: str | None, config: NoSettings) -> Any:
-    """The one model that there is, whatever weights are asked for."""
+    """The one model that there is, with random weights."""
     tiny = plugins.backbone("tiny")
-    with seeded(0):
-        made = TinyWithHead(tiny.load("resnet", "random:0", tiny.config()))
+    seed = seed_of(weights or "random:0") or 0
+    with seeded(seed):
+        made = TinyWithHead(tiny.load("resnet", f"random:{seed}", tiny.config()), seed)
     return made.eval().requires_grad_(False)
 
 
