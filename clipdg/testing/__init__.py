@@ -7,8 +7,8 @@ For pytest::
     def test_mine() -> None:
         assert_contract("my_package.my_method")
 
-``check_method``, ``check_benchmark`` and so on give the problems as a list; ``clipdg check plugin my_package.my_method``
-prints them. All of it takes seconds and needs no network: a tiny backbone with random weights, coloured squares, and
+``check_method``, ``check_benchmark`` and so on give the problems as a list, and ``clipdg check plugin
+my_package.my_method`` prints them. All of it takes seconds and needs no network: a tiny backbone with random weights, coloured squares, and
 the Classifier and Trainer that runs have.
 """
 

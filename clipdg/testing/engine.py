@@ -1,6 +1,6 @@
-"""The contract of an engine: ``check_engine("my_package.my_engine")``. It performs four small tasks, one of which fails.
+"""The contract of an engine: ``check_engine("my_package.my_engine")``.
 
-What an engine's processes leave goes to a temporary folder and cache.
+It performs four small tasks, one of which fails. What an engine's processes leave goes to a temporary folder and cache.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def hooks_give_what_they_should(subject: Subject) -> Iterator[Problem]:
     if (said := definition.said) is not None:
         yield from _is_json(said(own), "said(config)", said)
     if (trains := definition.trains_parameter) is not None:
-        names = [name for name, _ in made.backbone.named_parameters()]  # type: ignore[attr-defined]  # an nn.Module
+        names = [name for name, _ in made.backbone.named_parameters()]
         if not any(trains(name) for name in names):
             yield Problem(
                 "trains_parameter(name) is true of no parameter of the backbone",
@@ -330,7 +330,7 @@ def state_dict_is_all_of_it(subject: Subject) -> Iterator[Problem]:
     fresh = subject.built(seed=1)
     fresh.method.load_state_dict(model.method.state_dict())
     if subject.definition.trains_backbone:
-        fresh.backbone.load_state_dict(model.backbone.state_dict())  # type: ignore[attr-defined]  # an nn.Module
+        fresh.backbone.load_state_dict(model.backbone.state_dict())
     if (far := _distance(subject.logits(fresh), subject.logits(model))) > TOLERANCE:
         yield Problem(
             f"a fresh module with its state dict gives logits that differ by {far:.1e} of the largest one",
@@ -455,7 +455,8 @@ def _features(subject: Subject, model: Any) -> Tensor:
     if not subject.definition.trains_backbone:
         return subject.inputs
     with torch.no_grad():
-        return model.backbone.encode_image(subject.inputs)
+        features: Tensor = model.backbone.encode_image(subject.inputs)
+    return features
 
 
 def _is_json(value: Any, called: str, hook: Any) -> Iterator[Problem]:

@@ -129,7 +129,8 @@ def loss_is_a_scalar_with_a_gradient(subject: Subject) -> Iterator[Problem]:
         if any(g is not None and not torch.isfinite(g).all() for g in gradients) or gradients[1] is None:
             yield Problem("a gradient is not finite, or there is none", where, "look for a root or a logarithm at zero")
             return
-        if (restarts := subject.definition.restarts_optimizer) is not None and type(restarts(module)) is not bool:
+        restarts: Any = subject.definition.restarts_optimizer
+        if restarts is not None and type(restarts(module)) is not bool:
             yield Problem("restarts_optimizer gives no truth value", place(restarts), "return True or False")
         subject.updated(module)
 
