@@ -14,7 +14,7 @@ from clipdg.records.folder import read_records
 from clipdg.records.model_selection import Checkpoint, Criterion, select
 from clipdg.report.protocol import protocol
 from clipdg.runs import config, sweep, sweep_file
-from clipdg.runs.run import identify
+from clipdg.runs.plan import identify
 from clipdg.runs.session import Session
 
 DOMAINS = ("A", "C", "P")
