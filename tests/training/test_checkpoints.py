@@ -182,10 +182,10 @@ def test_lightnings_own_trainer_can_use_them(tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 1)))
     options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False,
                                "enable_model_summary": False, "enable_checkpointing": False}  # fmt: skip
-    trainer = lightning.Trainer(max_epochs=1, plugins=[Checkpoints()], **options)
+    first = lightning.Trainer(max_epochs=1, plugins=[Checkpoints()], **options)
     with trainer.quiet():
-        trainer.fit(Model(), loader)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
+        first.fit(Model(), loader)
+    first.save_checkpoint(tmp_path / "model.ckpt")
     again = lightning.Trainer(max_epochs=2, plugins=[Checkpoints()], **options)
     with trainer.quiet():
         again.fit(model := Model(), loader, ckpt_path=tmp_path / "model.ckpt")

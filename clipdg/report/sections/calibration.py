@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipdg.core.plugins import Section
 from clipdg.report.figures import SOFT, SOURCE, TARGET, style, wrap
-from clipdg.report.sections.predictions import Samples
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.samples import Samples
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Setting, Study
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _pooled(row: Setting, key: str, samples: Samples) -> tuple[np.ndarray, np.nd
     return np.concatenate([t.confidence for t in parts]), np.concatenate([t.right for t in parts])
 
 
-def section(study: Study, samples: Samples) -> Section | None:
+def panel(study: Study, samples: Samples) -> Panel | None:
     found = of_study(study, samples)
     if not found:
         return None
@@ -93,7 +94,7 @@ def section(study: Study, samples: Samples) -> Section | None:
         "images. Below the diagonal a classifier is surer than it is right. ECE in points: the mean distance from the "
         f"diagonal over all images. Bins of fewer than {FEW} images are in the table alone.{more}"
     )
-    return Section(
+    return Panel(
         "reliability", "Reliability", caption, Sheet(heads, rows, (3, 4, 5)), lambda narrow: draw(found, narrow),
         fold=True, in_markdown=False,
     )  # fmt: skip
@@ -138,3 +139,11 @@ def draw(found: Sequence[Bins], narrow: bool = False) -> Figure:
         figure.text((0.45 + across * side / 2) / size[0], 0.05 / size[1], "confidence (%)", ha="center", color=SOFT)
         figure.text(0.03 / size[0], 0.5, "accuracy (%)", va="center", rotation=90, color=SOFT)
     return figure
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = panel(studied.study, studied.samples)
+    return [] if found is None else [found]
+
+
+SECTION = Section(order=60, make=make)

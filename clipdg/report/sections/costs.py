@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from clipdg.core.plugins import Section
 from clipdg.records.record import Record
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Study
 
 HEADS = ("method", "runs", "fit, s", "whole run, s", "fitted, images/s", "tested, images/s", "peak memory, MiB",
          "learnt parameters", "device")  # fmt: skip
 
 
-def section(study: Study) -> Section | None:
+def panel(study: Study) -> Panel | None:
     """None if no record says how long it took."""
     rows = []
     for row in study.rows:
@@ -49,7 +50,7 @@ def section(study: Study) -> Section | None:
         "CPU, the largest where several shared the fit. Seconds of different devices, or of a machine with other work, "
         "cannot be compared."
     )
-    return Section("costs", "What it cost", caption, sheet)
+    return Panel("costs", "What it cost", caption, sheet)
 
 
 def _middle(values: Sequence[float | None], decimals: int) -> Shown:
@@ -85,3 +86,11 @@ def _device(record: Record) -> str:
     name = str(timing.get("device", "not said"))
     name = name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
     return f"{name}; fitted by {timing['processes']} processes" if "processes" in timing else name
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = panel(studied.study)
+    return [] if found is None else [found]
+
+
+SECTION = Section(order=80, make=make)

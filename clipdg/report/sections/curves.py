@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from clipdg.core.plugins import Section
 from clipdg.records.evaluations import reported_split
 from clipdg.records.record import Record
 from clipdg.report.figures import GRID, PAPER, SOFT, spread, style
 from clipdg.report.numbers import format_mean
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Cell, Row, Setting, Study, Table, row_key
 from clipdg.storage.publish import digest
 
@@ -49,7 +50,7 @@ def families(study: Study, t: Table) -> list[Family]:
     return found
 
 
-def section(study: Study, t: Table) -> Section | None:
+def panel(study: Study, t: Table) -> Panel | None:
     found = families(study, t)
     if not found:
         return None
@@ -72,7 +73,7 @@ def section(study: Study, t: Table) -> Section | None:
         + (f"Drawn: the first {len(COLOURS)} of {len(found)}; the table has all. " if len(found) > len(COLOURS) else "")
     ).strip()
     sheet = Sheet(("method", "shots", "source", "shifted", "seeds"), tuple(rows), (1, 2, 3, 4))
-    return Section(
+    return Panel(
         "few-shot", "Few-shot curves", caption, sheet, lambda narrow: draw(found[: len(COLOURS)], level, narrow)
     )
 
@@ -226,7 +227,7 @@ def _mean_at(record: Record, alpha: float, key: str) -> float | None:
     return fmean(values) if values else None
 
 
-def path_section(study: Study) -> Section | None:
+def path_panel(study: Study) -> Panel | None:
     found = paths(study)
     if not found:
         return None
@@ -246,9 +247,7 @@ def path_section(study: Study) -> Section | None:
         "seeds. Hollow: α = 0; ringed: the α of the tables above, chosen without looking at a target."
     )
     sheet = Sheet(("method", "α", "source", "shifted", "seeds"), rows, (1, 2, 3, 4))
-    return Section(
-        "weights-between", "Between zero-shot and fine-tuned", caption, sheet, lambda n: draw_paths(found, n)
-    )
+    return Panel("weights-between", "Between zero-shot and fine-tuned", caption, sheet, lambda n: draw_paths(found, n))
 
 
 def draw_paths(found: Sequence[Path], narrow: bool = False) -> Figure:
@@ -276,3 +275,11 @@ def draw_paths(found: Sequence[Path], narrow: bool = False) -> Figure:
         axes.set_xlabel("source, top-1 accuracy (%)")
         axes.set_ylabel("mean of shifted domains (%)")
     return figure
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = (panel(studied.study, studied.table), path_panel(studied.study))
+    return [one for one in found if one is not None]
+
+
+SECTION = Section(order=20, make=make)
