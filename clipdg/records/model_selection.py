@@ -178,23 +178,21 @@ def _check_once(checkpoints: Sequence[Checkpoint]) -> None:
 
 def checkpoints_of(record: Record) -> list[Checkpoint]:
     """A record's evaluations, step by step; top-1 accuracies alone."""
-    content = record.content
-    config = content["config"]
     by_step: dict[int, dict[tuple[str, str], float]] = {}
     for e in record.evaluations:
-        if e["metrics"].get("top1") is not None:
-            by_step.setdefault(e["step"] or 0, {})[e["domain"], e["split"]] = float(e["metrics"]["top1"])
+        if e.top1 is not None:
+            by_step.setdefault(e.step or 0, {})[e.domain, e.split] = float(e.top1)
     return [
         Checkpoint(
-            str(content["data"]["benchmark"]),
+            record.data.benchmark,
             algorithm_of(record),
-            int(config["seed"]),
-            int(config.get("hparams_seed") or 0),
-            tuple(content["shift"]["targets"]),
+            int(record.config["seed"]),
+            int(record.config.get("hparams_seed") or 0),
+            record.shift.targets,
             step,
             accuracies,
             record.run_id,
-            tuple(content["data"].get("eval_only") or ()),
+            record.data.eval_only,
         )
         for step, accuracies in sorted(by_step.items())
     ]
@@ -202,9 +200,6 @@ def checkpoints_of(record: Record) -> list[Checkpoint]:
 
 def algorithm_of(record: Record) -> str:
     """The label, else method and backbone: what draws and seeds of one algorithm share."""
-    config = record.content["config"]
-    if config.get("label"):
-        return str(config["label"])
-    method = config["method"]
-    name = str(method["name"] if isinstance(method, Mapping) else method)
-    return name if record.content["data"].get("imported") else f"{name}, {record.content['weights']['backbone']}"
+    if record.label:
+        return record.label
+    return record.method if record.data.imported else f"{record.method}, {record.weights.backbone}"

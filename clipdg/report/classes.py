@@ -14,10 +14,10 @@ def class_names(study: Study) -> tuple[str, ...]:
 
 
 def _said(record: Record) -> list[str]:
-    classes = record.content["data"]["classes"]
-    return list(map(str, classes)) if isinstance(classes, list) else []
+    classes = record.data.classes
+    return [] if isinstance(classes, int) else list(map(str, classes))
 
 
 def _num(record: Record) -> int:
-    classes = record.content["data"]["classes"]
+    classes = record.data.classes
     return classes if isinstance(classes, int) else len(classes)

@@ -104,8 +104,8 @@ def _pairs(
     """(seed, data, right, right of the reference) for each seed that both have, on the images that both have."""
     found = []
     for mine, other in _partners(row, reference, shift):
-        data = mine.content["data"]["fingerprint"]
-        if data != other.content["data"]["fingerprint"]:
+        data = mine.data.fingerprint
+        if data != other.data.fingerprint:
             continue
         a, b = samples.of(mine, domain), samples.of(other, domain)
         if a is None or b is None:
@@ -130,7 +130,7 @@ def _partners(row: Setting, reference: Setting, shift: str) -> list[tuple[Record
 
 
 def _same_for_every_seed(record: Record) -> bool:
-    return record.content["data"]["num_fit"] == 0 and list(record.content["seeded"]) == ["seed"]
+    return record.data.num_fit == 0 and list(record.seeded) == ["seed"]
 
 
 def _paired(pairs: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> tuple[Paired, tuple[str, ...]]:

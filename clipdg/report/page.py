@@ -47,7 +47,7 @@ def write_report(
         if problems:
             raise RecordError(f"no record in {where} can be read: {'; '.join(problems)}")
         raise RecordError(f"no record in {where}; `clipdg run … --out DIR` writes one")
-    imported = [r for r in records if r.content["data"].get("imported")]
+    imported = [r for r in records if r.data.imported]
     records = [r for r in records if r not in imported]
     if not records:
         raise RecordError(

@@ -51,13 +51,13 @@ def run(*overrides: str, out: Path | None = None) -> Record:
 
 
 def last(record: Record) -> dict[tuple[str, str], Any]:
-    step = max(e["step"] for e in record.evaluations)
-    return {(e["domain"], e["split"]): e["metrics"] for e in record.evaluations if e["step"] == step}
+    step = max(e.step for e in record.evaluations)
+    return {(e.domain, e.split): e.metrics for e in record.evaluations if e.step == step}
 
 
 def test_steps_on_batches_of_each_domain_are_domainbeds_loop(few: Benchmark) -> None:
     record = run("method.weight_decay=0.01")
-    assert {e["step"] for e in record.evaluations} == {7}
+    assert {e.step for e in record.evaluations} == {7}
     # domainbed/algorithms.py, ERM.update, and scripts/train.py, on the same draws
     torch.manual_seed(0)
     backbone = clipdg.load_backbone("tiny:resnet", "random:0")
@@ -89,7 +89,7 @@ def test_steps_on_batches_of_each_domain_are_domainbeds_loop(few: Benchmark) -> 
 
 def test_evaluations_on_the_way_are_domainbeds_and_change_nothing(few: Benchmark) -> None:
     watched = run("fit.checkpoint_every=3", "method.dropout=0.5")
-    assert sorted({e["step"] for e in watched.evaluations}) == [1, 4, 7]  # DomainBed's steps 0, 3 and 6
+    assert sorted({e.step for e in watched.evaluations}) == [1, 4, 7]  # DomainBed's steps 0, 3 and 6
     blind = run("method.dropout=0.5")
     assert last(watched) == last(blind)
     assert watched.run_id != blind.run_id
@@ -105,7 +105,7 @@ def test_a_prompt_method_is_evaluated_on_its_way_too(few: Benchmark) -> None:
                        "method=coop", "method.num_context=2", "fit.steps=5", "fit.checkpoint_every=2"]
         )
     )  # fmt: skip
-    assert sorted({e["step"] for e in record.evaluations}) == [1, 3, 5]
+    assert sorted({e.step for e in record.evaluations}) == [1, 3, 5]
 
 
 class Interrupted(BaseException):

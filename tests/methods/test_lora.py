@@ -119,7 +119,7 @@ def run(*overrides: str, session: Session | None = None) -> Record:
 
 
 def nlls(record: Record) -> dict[tuple[str, str], float]:
-    return {(e["domain"], e["split"]): e["metrics"]["nll"] for e in record.evaluations}
+    return {(e.domain, e.split): e.metrics["nll"] for e in record.evaluations}
 
 
 def test_a_run_starts_at_zero_shot_learns_and_leaves_the_backbone_alone() -> None:

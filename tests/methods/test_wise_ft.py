@@ -38,7 +38,7 @@ def run(*overrides: str, out: Path | None = None) -> Record:
 
 
 def found(entries: Any, **of: Any) -> dict[tuple[str, str], Any]:
-    return {(e["domain"], e["split"]): e["metrics"] for e in entries if all(e[k] == v for k, v in of.items())}
+    return {(e.domain, e.split): e.metrics for e in entries if all(e[k] == v for k, v in of.items())}
 
 
 def nlls(metrics: dict[tuple[str, str], Any]) -> dict[tuple[str, str], float]:

@@ -191,9 +191,9 @@ def test_an_own_random_search_is_chosen_from_by_all_three_criteria(tmp_path: Pat
 
     def top1(trial: int, draw: int, targets: set[str], domain: str) -> float:
         [e] = [
-            e for e in runs[trial, draw, frozenset(targets)].evaluations if (e["domain"], e["split"]) == (domain, "in")
+            e for e in runs[trial, draw, frozenset(targets)].evaluations if (e.domain, e.split) == (domain, "in")
         ]
-        return float(e["metrics"]["top1"])
+        return float(e.metrics["top1"])
 
     made = protocol(found)
     assert [t.title for t in made.tables] == ["colored_digits", "Averages"] * 3

@@ -197,7 +197,7 @@ def test_costs_are_medians_with_their_range() -> None:
         {"seconds": 5.0, "fit_seconds": 3.0, "images_per_second": 60.0},
     ]
     solved = [Record({**r.content, "timing": t}) for r, t in zip(records, timing, strict=True)]
-    made = [Record({**r.content, "evaluations": [{**e, "step": 7} for e in r.evaluations]}) for r in solved]
+    made = [Record({**r.content, "evaluations": [{**e, "step": 7} for e in r.content["evaluations"]]}) for r in solved]
     section = costs.panel(studies(solved)[0])
     assert section is not None
     assert section.sheet is not None
@@ -263,7 +263,7 @@ def imagenet_run(top1: float, **domains: float) -> Record:
     evaluations = [evaluation("imagenet", "test", top1, 50_000)]
     evaluations += [evaluation(d, "test", a, 100) for d, a in domains.items()]
     evaluations.append(evaluation("imagenet", "a-classes", 0.9, 10_000))
-    targets = [e["domain"] for e in evaluations if e["domain"] != "imagenet"]
+    targets = [e.domain for e in evaluations if e.domain != "imagenet"]
     made = make_record(evaluations, sources=("imagenet",), targets=targets, shift="natural", benchmark="imagenet")
     splits = {d: {"test": 100} for d in targets}
     return Record({**made.content, "data": {**made.content["data"], "num_images": {"imagenet": {"test": 5}, **splits}}})
@@ -306,7 +306,7 @@ def test_corruptions_have_no_mean_where_one_is_missing(whole: bool) -> None:
 def corrupted(kinds: list[str]) -> Record:
     evaluations = [evaluation("imagenet", "test", 0.7)]
     evaluations += [evaluation(f"c/{k}/{s}", "test", 0.5) for k in kinds for s in range(1, 6)]
-    targets = [e["domain"] for e in evaluations[1:]]
+    targets = [e.domain for e in evaluations[1:]]
     return make_record(evaluations, sources=("imagenet",), targets=targets, shift="corruptions", benchmark="imagenet")
 
 

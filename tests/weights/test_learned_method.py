@@ -81,7 +81,7 @@ def test_a_fitted_run_leaves_its_context_and_a_run_of_it_finds_the_same_numbers(
     second, *_ = run.run(config.load(values=again), tmp_path)
     assert second.content["config"]["method"]["file"] == f"sha256:{first.content['learnt']['digest']}"
     assert second.content["fit"]["method"]["name"] == name
-    assert [e["metrics"]["top1"] for e in second.evaluations] == [e["metrics"]["top1"] for e in first.evaluations]
+    assert [e.metrics["top1"] for e in second.evaluations] == [e.metrics["top1"] for e in first.evaluations]
     moved = tmp_path / "elsewhere.safetensors"
     moved.write_bytes(file.read_bytes())
     [third] = plan.identify(config.load(values={**given, "method": {"name": "context", "file": str(moved)}}),

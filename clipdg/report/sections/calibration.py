@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -56,15 +56,16 @@ def binned(label: str, role: str, confidence: np.ndarray, right: np.ndarray) -> 
 def of_study(study: Study, samples: Samples) -> list[Bins]:
     found = []
     for row in study.rows[:MAX_ROWS]:
-        for role, key in (("source", "sources"), ("shifted", "targets")):
-            pooled = _pooled(row, key, samples)
+        sides: tuple[tuple[str, Literal["source", "target"]], ...] = (("source", "source"), ("shifted", "target"))
+        for name, role in sides:
+            pooled = _pooled(row, role, samples)
             if pooled is not None:
-                found.append(binned(row.label, role, *pooled))
+                found.append(binned(row.label, name, *pooled))
     return found
 
 
-def _pooled(row: Setting, key: str, samples: Samples) -> tuple[np.ndarray, np.ndarray] | None:
-    parts = [t for r in row.records for d in r.content["shift"][key] if (t := samples.of(r, d)) is not None]
+def _pooled(row: Setting, role: Literal["source", "target"], samples: Samples) -> tuple[np.ndarray, np.ndarray] | None:
+    parts = [t for r in row.records for d in r.shift.side(role) if (t := samples.of(r, d)) is not None]
     if not parts:
         return None
     return np.concatenate([t.confidence for t in parts]), np.concatenate([t.right for t in parts])

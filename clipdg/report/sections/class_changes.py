@@ -55,7 +55,7 @@ def _recalls(row: Setting, samples: Samples, num_classes: int) -> tuple[np.ndarr
     by_seed: dict[str, list[np.ndarray]] = {}
     counts = np.zeros(num_classes, dtype=int)
     for (_, seed), record in row.runs.items():
-        for domain in record.content["shift"]["targets"]:
+        for domain in record.shift.targets:
             tested = samples.of(record, domain)
             if tested is None:
                 return None

@@ -37,11 +37,11 @@ def pull(study: Study, row: Setting, samples: Samples) -> Pull | None:
     """
     names = class_names(study)
     shares: dict[str, list[np.ndarray]] = {}
-    targets = {d for r in row.records for d in r.content["shift"]["targets"]}
+    targets = {d for r in row.records for d in r.shift.targets}
     for record in row.records:
-        shift = record.content["shift"]
-        for domain in (*shift["sources"], *shift["targets"]):
-            if domain in targets and domain not in shift["targets"]:
+        shift = record.shift
+        for domain in (*shift.sources, *shift.targets):
+            if domain in targets and domain not in shift.targets:
                 continue
             tested = samples.of(record, domain)
             if tested is None or not len(tested.labels):
@@ -50,7 +50,7 @@ def pull(study: Study, row: Setting, samples: Samples) -> Pull | None:
             shares.setdefault(domain, []).append((said - true) / len(tested.labels))
     if not shares:
         return None
-    order = [d for d in row.records[0].content["data"]["num_images"] if d in shares]
+    order = [d for d in row.records[0].data.num_images if d in shares]
     order += [d for d in shares if d not in order]
     return Pull(tuple(order), names, np.stack([np.stack(shares[d]).mean(axis=0) for d in order]))
 

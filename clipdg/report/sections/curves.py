@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from clipdg.core.plugins import Section
 from clipdg.records.evaluations import reported_split
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^vP"
 
+Side = Literal["source", "target"]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -38,7 +40,7 @@ def families(study: Study, t: Table) -> list[Family]:
     by_key: dict[str, dict[int, Setting]] = {}
     for row in study.rows:
         record = row.records[0]
-        shots = record.content["config"].get("shots")
+        shots = record.config.get("shots")
         if shots is not None:
             by_key.setdefault(_without_shots(record), {})[int(shots)] = row
     rows = {r.label: r for r in t.rows}
@@ -80,7 +82,7 @@ def panel(study: Study, t: Table) -> Panel | None:
 
 def zero_shot(study: Study, t: Table) -> Row | None:
     """The highest row that was fitted on nothing."""
-    labels = [row.label for row in study.rows if row.records[0].content["data"]["num_fit"] == 0]
+    labels = [row.label for row in study.rows if row.records[0].data.num_fit == 0]
     return next(
         (r for label in labels for r in t.rows if r.label == label and r.cells["shifted"].mean is not None), None
     )
@@ -160,7 +162,7 @@ def _percent(fraction: float | None) -> float:
 
 
 def _without_shots(record: Record) -> str:
-    config = {**record.content["config"], "shots": None}
+    config = {**record.config, "shots": None}
     return digest(row_key(Record({**record.content, "config": config})))
 
 
@@ -189,37 +191,37 @@ def paths(study: Study) -> list[Path]:
     """Of the rows whose every record has a curve; of an alpha that one of them lacks, nothing."""
     found = []
     for row in study.rows:
-        by_alpha: dict[float, dict[str, list[float]]] = {}
-        if not all(r.content.get("curve") for r in row.records):
+        by_alpha: dict[float, dict[Side, list[float]]] = {}
+        if not all(r.curve for r in row.records):
             continue
         for record in row.records:
-            for alpha in dict.fromkeys(e["alpha"] for e in record.content["curve"]):
-                there = by_alpha.setdefault(float(alpha), {"sources": [], "targets": []})
-                for key in there:
-                    value = _mean_at(record, float(alpha), key)
+            for alpha in dict.fromkeys(e.alpha for e in record.curve):
+                there: dict[Side, list[float]] = by_alpha.setdefault(float(alpha), {"source": [], "target": []})
+                for role in there:
+                    value = _mean_at(record, float(alpha), role)
                     if value is not None:
-                        there[key].append(value)
+                        there[role].append(value)
         num = len(row.records)
         points = tuple(
-            (alpha, fmean(v["sources"]), fmean(v["targets"]))
+            (alpha, fmean(v["source"]), fmean(v["target"]))
             for alpha, v in sorted(by_alpha.items())
-            if len(v["sources"]) == len(v["targets"]) == num
+            if len(v["source"]) == len(v["target"]) == num
         )
         if points:
-            chosen = row.records[0].content["config"]["method"].get("alpha")
+            chosen = row.records[0].config["method"].get("alpha")
             found.append(Path(row.label, points, chosen, len(row.seeds)))
     return found
 
 
-def _mean_at(record: Record, alpha: float, key: str) -> float | None:
+def _mean_at(record: Record, alpha: float, role: Side) -> float | None:
     """Mean top-1 over the sources or targets of a record at one alpha, on the splits that reports use."""
     values = []
-    for domain in record.content["shift"][key]:
+    for domain in record.shift.side(role):
         split = reported_split(record, domain)
         at = [
-            e["metrics"].get("top1")
-            for e in record.content["curve"]
-            if (e["domain"], e["split"]) == (domain, split) and float(e["alpha"]) == alpha
+            e.metrics.get("top1")
+            for e in record.curve
+            if (e.domain, e.split) == (domain, split) and float(e.alpha) == alpha
         ]
         if not at or at[0] is None:
             return None

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipdg.core.plugins import Section
-from clipdg.records.evaluations import benchmark_name
 from clipdg.records.statistics import (
     ALEXNET_ERRORS,
     corruption_accuracies,
@@ -35,7 +34,7 @@ COLUMNS = {
 
 def panels(study: Study, t: Table) -> list[Panel]:
     """Nothing for another benchmark."""
-    if benchmark_name(study.records[0]) != "imagenet":
+    if study.records[0].data.benchmark != "imagenet":
         return []
     found = [_natural(study), _effective(study), _corruptions(study, t)]
     return [s for s in found if s is not None]
