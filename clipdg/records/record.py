@@ -129,7 +129,7 @@ class DataUsed:
 class Timing:
     """What a run took; never part of an identity."""
 
-    seconds: float | None  # of the whole run, without start-up
+    seconds: float | None = None  # of the whole run, without start-up
     fit_seconds: float | None = None  # None if nothing was fitted
     trainable_parameters: int | None = None  # learnt numbers
     converged: bool | None = None  # whether a solver came to its end
@@ -346,7 +346,13 @@ def read_record(path: Path) -> Record:
                 raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not {what}")
     except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a record: its evaluations are not those of one") from error
-    return Record(content)
+    record = Record(content)
+    for part in ("shift", "weights", "data", "timing", "protocol"):
+        try:
+            getattr(record, part)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"{path} is not a record: its {part} is not that of one") from error
+    return record
 
 
 @cache
