@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ def report(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The row that others are compared with; by default the highest.")
     ] = None,
+    section: Annotated[
+        list[str] | None, typer.Option("--section", help="A section of your own, my_package.my_section; repeatable.")
+    ] = None,
     incomplete: Annotated[
         bool, typer.Option("--incomplete", help="With --protocol: means over the runs that are there.")
     ] = False,
@@ -44,17 +48,17 @@ def report(
     if folders and protocol:
         _write_protocol(folders, out, incomplete)
     elif folders:
-        say(f"Open {write_report(folders, out, baseline)} in a browser.")
+        say(f"Open {write_report(folders, out, baseline, section or [])} in a browser.")
     if published:
         from clipdg.report.published.page import write_published
 
         say(f"Open {write_published(out / 'published' if folders else out)} in a browser.")
 
 
-def write_report(folders: list[Path], out: Path, baseline: str | None = None) -> Path:
+def write_report(folders: list[Path], out: Path, baseline: str | None = None, sections: Sequence[str] = ()) -> Path:
     from clipdg.report.page import write_report
 
-    written = write_report(folders, out, baseline)
+    written = write_report(folders, out, baseline, sections)
     for problem in written.problems:
         say(f"clipdg: left out: {problem}")
     if written.problems:

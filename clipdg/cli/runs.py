@@ -182,7 +182,6 @@ def _print_records(records: list[Record]) -> None:
     from rich.table import Table
 
     from clipdg.records.evaluations import class_subsets, reported
-    from clipdg.records.identity import called
     from clipdg.records.statistics import (
         ALEXNET_ERRORS,
         corruption_accuracies,
@@ -191,14 +190,11 @@ def _print_records(records: list[Record]) -> None:
     )
 
     for record in records:
-        content = record.content
-        sources = ", ".join(content["shift"]["sources"])
-        values = content["config"]
-        title = f"{called(values)} on {content['data']['benchmark']}, fitted on {sources}"
-        if not content["data"]["num_fit"]:
-            title = f"{called(values)} on {content['data']['benchmark']}, nothing fitted"
+        title = f"{record.name} on {record.data.benchmark}, fitted on {', '.join(record.shift.sources)}"
+        if not record.data.num_fit:
+            title = f"{record.name} on {record.data.benchmark}, nothing fitted"
         table = Table(
-            title=f"{escape(title)}, seed {values['seed']}",
+            title=f"{escape(title)}, seed {record.config['seed']}",
             box=SIMPLE_HEAD,
             title_justify="left",
             title_style="",
@@ -209,27 +205,27 @@ def _print_records(records: list[Record]) -> None:
             table.add_column(name)
         for name in ("images", "top-1", "per class", "worst", "ECE"):
             table.add_column(name, justify="right")
-        for role in ("sources", "targets"):
-            for domain in content["shift"][role]:
+        for role in ("source", "target"):
+            for domain in record.shift.sources if role == "source" else record.shift.targets:
                 e = reported(record, domain)
                 if e is None:  # a source of which nothing was held out
-                    table.add_row(escape(domain), role[:-1], "none", "0", "", "", "", "")
+                    table.add_row(escape(domain), role, "none", "0", "", "", "", "")
                     continue
                 for one in (e, *class_subsets(record, domain)):
-                    m = one["metrics"]
+                    m = one.metrics
                     cells = [_percent(m[k]) for k in ("top1", "mean_per_class", "worst_class", "ece")]
-                    table.add_row(escape(domain), role[:-1], one["split"], f"{one['num_images']:,}", *cells)
+                    table.add_row(escape(domain), role, one.split, f"{one.num_images:,}", *cells)
         console = Console(width=min(100, Console().width))
         console.print(table)
         corrupted = corruption_accuracies(
-            {e["domain"]: e["metrics"]["top1"] for e in record.evaluations if e["split"] == "test"}
+            {e.domain: e.top1 for e in record.evaluations if e.split == "test" and e.top1 is not None}
         )
         if len(corrupted) == len(ALEXNET_ERRORS):
             mean, mce = mean_corruption_accuracy(corrupted), mean_corruption_error(corrupted)
             console.print(f"ImageNet-C: mean top-1 {_percent(mean)}, mCE {_percent(mce)} (AlexNet: 100)")
-        if content["timing"].get("converged") is False:
+        if record.timing.converged is False:
             say("clipdg: the solver stopped before it converged; raise method.max_iterations")
-    for note in dict.fromkeys(note for record in records for note in record.content["data"]["notes"]):
+    for note in dict.fromkeys(note for record in records for note in record.data.notes):
         say(textwrap.fill(f"- {note}", 80, subsequent_indent="  ", break_on_hyphens=False))
 
 

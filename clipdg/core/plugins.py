@@ -221,8 +221,7 @@ class Metric:
     ``sums``: functions of a batch, (scores, labels (N,), number of classes) -> tensors by name, which are added up over
     batches and processes; metrics that name the same function share its sums. ``value(totals)``: the number from all
     of them, None where there is none. ``title``, ``unit``, ``better``, ``scale`` (100 makes percent of a fraction) and
-    ``decimals`` are for tables, ``order`` is its place among their columns; ``low`` and ``high`` bound what a record may
-    hold.
+    ``decimals`` are for tables, and ``order`` is its place there; ``low`` and ``high`` bound what a record may hold.
     """
 
     title: str

@@ -75,7 +75,7 @@ def read(file: Path) -> Picks:
     except (OSError, ValueError) as error:
         raise ConfigError(f"picks: cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     if isinstance(content, dict) and "run_id" in content:
-        found = read_record(file).content["data"]["fitted_on"]
+        found = read_record(file).data.fitted_on
         if found is None:
             raise ConfigError(f"picks: {file} is the record of a run without shots; it was fitted on all images")
         content = found

@@ -72,3 +72,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def identity_of_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
     later = {**CAME_LATER, **CAME_LATER_IN.get(str(flat.get("method.name")), {})}
     return {k: v for k, v in flat.items() if k not in NOT_IDENTITY and (k not in later or v != later[k])}
+
+
+def part_name(config: Mapping[str, Any], key: str) -> str:
+    """The name of a part of a configuration, which may be written as a bare name."""
+    value = config.get(key)
+    return str(value["name"] if isinstance(value, Mapping) else value)

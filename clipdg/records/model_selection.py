@@ -25,10 +25,11 @@ from statistics import fmean
 from typing import Literal
 
 from clipdg.core.errors import RecordError
+from clipdg.core.splits import FITTED, HELD_OUT, TEST
 from clipdg.records.record import Record
 
 Criterion = Literal["training", "loo", "oracle"]
-FITTED, HELD_OUT = ("in", "train", "test"), ("out", "val")  # a domain's larger and its held-out split, by any name
+LARGER = (*FITTED, TEST)  # a domain's larger split, by any name
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _leave_one_out(checkpoints: Sequence[Checkpoint], target: str) -> Choice | N
             continue
         pairs = {next(d for d in c.targets if d != target): c for c in at if len(c.targets) == 2}
         others = [d for d in alone[0].domains if d != target]
-        values = [pairs[v].accuracy(v, FITTED) if v in pairs else None for v in others]
+        values = [pairs[v].accuracy(v, LARGER) if v in pairs else None for v in others]
         found.append(_choice(alone[0], target, values))
     return _first_highest(found)
 
@@ -154,7 +155,7 @@ def _alone(checkpoints: Sequence[Checkpoint], target: str) -> list[Checkpoint]:
 def _choice(checkpoint: Checkpoint, target: str, values: Sequence[float | None]) -> Choice | None:
     """None if a value is missing or not finite, or there is no test accuracy."""
     there = [v for v in values if v is not None and math.isfinite(v)]
-    test = checkpoint.accuracy(target, FITTED)
+    test = checkpoint.accuracy(target, LARGER)
     if not there or len(there) < len(values) or test is None:
         return None
     return Choice(fmean(there), test, checkpoint.draw, checkpoint.step, checkpoint.run_id)
@@ -178,23 +179,21 @@ def _check_once(checkpoints: Sequence[Checkpoint]) -> None:
 
 def checkpoints_of(record: Record) -> list[Checkpoint]:
     """A record's evaluations, step by step; top-1 accuracies alone."""
-    content = record.content
-    config = content["config"]
     by_step: dict[int, dict[tuple[str, str], float]] = {}
     for e in record.evaluations:
-        if e["metrics"].get("top1") is not None:
-            by_step.setdefault(e["step"] or 0, {})[e["domain"], e["split"]] = float(e["metrics"]["top1"])
+        if e.top1 is not None:
+            by_step.setdefault(e.step or 0, {})[e.domain, e.split] = float(e.top1)
     return [
         Checkpoint(
-            str(content["data"]["benchmark"]),
+            record.data.benchmark,
             algorithm_of(record),
-            int(config["seed"]),
-            int(config.get("hparams_seed") or 0),
-            tuple(content["shift"]["targets"]),
+            int(record.config["seed"]),
+            int(record.config.get("hparams_seed") or 0),
+            record.shift.targets,
             step,
             accuracies,
             record.run_id,
-            tuple(content["data"].get("eval_only") or ()),
+            record.data.eval_only,
         )
         for step, accuracies in sorted(by_step.items())
     ]
@@ -202,9 +201,6 @@ def checkpoints_of(record: Record) -> list[Checkpoint]:
 
 def algorithm_of(record: Record) -> str:
     """The label, else method and backbone: what draws and seeds of one algorithm share."""
-    config = record.content["config"]
-    if config.get("label"):
-        return str(config["label"])
-    method = config["method"]
-    name = str(method["name"] if isinstance(method, Mapping) else method)
-    return name if record.content["data"].get("imported") else f"{name}, {record.content['weights']['backbone']}"
+    if record.label:
+        return record.label
+    return record.method if record.data.imported else f"{record.method}, {record.weights.backbone}"

@@ -21,6 +21,8 @@ A record is one JSON file ``DIR/<run_id>.json``:
     predictions  {file, digest} of the per-sample predictions beside it, or null
     learnt       only of what was learnt on a frozen backbone: {file, digest}
     kept         only of a trained one, with keep_weights: {backbone: {file, digest}, head: {file, digest}}
+    protocol     {fit, validation, reported, refitted, test_time}: which splits; not in records of before
+    metrics      only with metrics of a user's own: how each is called and written
     digest       SHA-256 of the canonical JSON of all the rest
 """
 
@@ -31,13 +33,14 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
+from clipdg.core import plugins
 from clipdg.core.errors import RecordError
-from clipdg.records.identity import flatten, identity_of_flat
+from clipdg.records.identity import called, flatten, identity_of_flat, part_name
 from clipdg.storage.publish import digest, hash_bytes, publish
 
 SCHEMA = 1
@@ -47,35 +50,228 @@ FIELDS = ("schema", "run_id", "status", "config", "seeded", "shift", "evaluation
 
 
 @dataclass(frozen=True)
+class ShiftUsed:
+    """The shift of a run: which domains it was fitted on, and which it was to be tested on."""
+
+    name: str  # of the benchmark's shifts
+    sources: tuple[str, ...]  # domains that are fitted and validated on
+    targets: tuple[str, ...]  # domains that nothing is fitted or chosen on
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The sources, then the targets."""
+        return (*self.sources, *self.targets)
+
+    def side(self, role: Literal["source", "target"]) -> tuple[str, ...]:
+        """The domains of one role."""
+        return self.sources if role == "source" else self.targets
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The metrics of one set of images at one step of a run."""
+
+    domain: str
+    split: str  # in, out, train, val, test, all, or the name of a class subset
+    step: int | None  # updates of the fit, 0 where nothing is fitted; None in records of others
+    num_images: int  # evaluated
+    metrics: Mapping[str, float | None]  # fractions in [0, 1], nll in nats; None where there is no number
+
+    @property
+    def top1(self) -> float | None:
+        """Accuracy, the metric that every record has."""
+        return self.metrics.get("top1")
+
+
+@dataclass(frozen=True, slots=True)
+class OnLine:
+    """The metrics of one set of images at one place on a line of weights (WiSE-FT)."""
+
+    alpha: float  # the fitted weights' share
+    domain: str
+    split: str
+    num_images: int
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class WeightsUsed:
+    """The backbone of a run."""
+
+    backbone: str  # the spec, "open_clip:ViT-B-32-quickgelu"
+    tag: str  # "openai", a repository, a file name without its folder, or "random:SEED"
+    fingerprint: str  # SHA-256 of the tensors' bytes, the architecture and the preprocessing
+    random: bool = False  # nothing was trained
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # how a file of weights says that it was made
+    preprocessing: Mapping[str, Any] | None = None  # core/model.py, Preprocessing
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The images of a run."""
+
+    benchmark: str  # its name
+    fingerprint: str  # SHA-256 of the classes and, by domain, of which images have which labels
+    classes: tuple[str, ...] | int  # their names in order, or only how many
+    num_fit: int | None  # images that the classifier was fitted on in the end; None if it is not known
+    num_images: Mapping[str, Mapping[str, int]]  # by domain and split
+    fitted_on: Any = None  # by source, the ids of the images that were drawn or listed; None of whole splits
+    templates: tuple[str, ...] | None = None  # of the prompts; None of a method without prompts
+    notes: tuple[str, ...] = ()  # what every table made from it must disclose
+    citation: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # repository, commit, …
+    skipped: tuple[str, ...] = ()  # "domain/id" of images that a list left out
+    eval_only: tuple[str, ...] = ()  # domains on which nothing may be fitted or chosen, by their licence
+    imported: str | None = None  # whose record it was, of an imported one
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a run took; never part of an identity."""
+
+    seconds: float | None = None  # of the whole run, without start-up
+    fit_seconds: float | None = None  # None if nothing was fitted
+    trainable_parameters: int | None = None  # learnt numbers
+    converged: bool | None = None  # whether a solver came to its end
+    images_per_second: float | None = None  # that were fitted on, by gradient descent
+    peak_memory_mib: float | None = None  # of the device, or of the process on a CPU
+    device: str | None = None
+    threads: int | None = None
+    processes: int | None = None  # that shared the fit; None for one
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file beside the record."""
+
+    file: str  # its name
+    digest: str  # SHA-256 of its bytes
+
+
+@dataclass(frozen=True)
+class ProtocolUsed:
+    """Which splits were fitted on, chosen on and reported (data/protocol.py); None in records of before."""
+
+    fit: Mapping[str, str | None]  # by source
+    validation: Mapping[str, str | None]  # by source, of a method that chooses its settings
+    reported: Mapping[str, str]  # by domain, the split that tables show
+    refitted: bool = False  # the validation images were fitted on in the end
+    test_time: Mapping[str, int] | None = None  # seed and batch_size of the streams, of a method that adapts
+
+
+@dataclass(frozen=True)
 class Record:
-    """One run's outcome; ``content`` is the JSON object described at the top of this file, without its digest."""
+    """One run's outcome. ``content`` is the JSON object that is written, without its digest; all else reads it."""
 
     content: Mapping[str, Any]
 
-    @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> Record:
-        return cls(content)
-
-    @property
-    def seeded(self) -> tuple[str, ...]:
-        return tuple(self.content["seeded"])
-
-    @property
-    def kept(self) -> Any:
-        return self.content.get("kept")
-
     @property
     def run_id(self) -> str:
+        """SHA-256 (16 hex digits) of everything that can change the numbers."""
         return str(self.content["run_id"])
 
     @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        return list(self.content["evaluations"])
+    def config(self) -> Mapping[str, Any]:
+        """The settings of the run, nested as they are given, without paths."""
+        found: Mapping[str, Any] = self.content["config"]
+        return found
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """The configuration, flat."""
-        return flatten(self.content["config"])
+        """The settings of the run, flat."""
+        return flatten(self.config)
+
+    @property
+    def label(self) -> str | None:
+        """How the run's author called it."""
+        return str(self.config["label"]) if self.config.get("label") else None
+
+    @property
+    def name(self) -> str:
+        """The run's name among others; see ``called``."""
+        return called(self.config)
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return part_name(self.config, "method")
+
+    @cached_property
+    def seeded(self) -> tuple[str, ...]:
+        """The settings that follow the seed ("seed", "benchmark.seed"): a mean is over these and nothing else."""
+        return tuple(self.content["seeded"])
+
+    @cached_property
+    def shift(self) -> ShiftUsed:
+        shift = self.content["shift"]
+        return ShiftUsed(shift["name"], tuple(shift["sources"]), tuple(shift["targets"]))
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Everything that was evaluated, in the order of steps and domains."""
+        return tuple(
+            Evaluation(e["domain"], e["split"], e["step"], e["num_images"] or 0, e["metrics"])
+            for e in self.content["evaluations"]
+        )
+
+    @cached_property
+    def curve(self) -> tuple[OnLine, ...]:
+        """The evaluations along a line of weights, of a method that has one."""
+        return tuple(
+            OnLine(e["alpha"], e["domain"], e["split"], e["num_images"], e["metrics"])
+            for e in self.content.get("curve", ())
+        )
+
+    @cached_property
+    def weights(self) -> WeightsUsed:
+        return _typed(WeightsUsed, self.content["weights"])
+
+    @cached_property
+    def data(self) -> DataUsed:
+        return _typed(DataUsed, self.content["data"])
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Package -> version."""
+        found: Mapping[str, str] = self.content["versions"]
+        return found
+
+    @cached_property
+    def timing(self) -> Timing:
+        return _typed(Timing, self.content["timing"])
+
+    @property
+    def fit(self) -> Mapping[str, Any]:
+        """What the method told of its fit: {c, converged, gradient, iterations, sweep, …}."""
+        found: Mapping[str, Any] = self.content.get("fit", {})
+        return found
+
+    @property
+    def predictions(self) -> StoredFile | None:
+        """The Parquet file of per-sample predictions, one row per evaluated image."""
+        return _stored(self.content["predictions"])
+
+    @property
+    def learnt(self) -> StoredFile | None:
+        """What was learnt on a frozen backbone."""
+        return _stored(self.content.get("learnt"))
+
+    @property
+    def kept(self) -> Mapping[str, StoredFile] | None:
+        """The trained tower ("backbone") and its classifier ("head"), with keep_weights."""
+        found = self.content.get("kept")
+        return None if found is None else {name: StoredFile(f["file"], f["digest"]) for name, f in found.items()}
+
+    @cached_property
+    def protocol(self) -> ProtocolUsed | None:
+        found = self.content.get("protocol")
+        return None if found is None else _typed(ProtocolUsed, found)
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """How metrics of a user's own are called and written, by name; see ``report.numbers.metric_of``."""
+        found: Mapping[str, Mapping[str, Any]] = self.content.get("metrics", {})
+        return found
 
     @cached_property
     def group(self) -> str:
@@ -85,26 +281,38 @@ class Record:
     @cached_property
     def row(self) -> str:
         """``group`` without the shift: leave-one-out makes one row of several shifts."""
-        seeded = self.content["seeded"]
         kept = {
             k: v
             for k, v in identity_of_flat(self.settings).items()
-            if k not in seeded and k != "shift" and not k.startswith("shift.")
+            if k not in self.seeded and k != "shift" and not k.startswith("shift.")
         }
-        weights = self.content["weights"]
-        which = weights["fingerprint"]
-        if "backbone.weights" in seeded:
-            which = "random" if weights["random"] else weights["provenance"].get("recipe", which)
-        data = None if "benchmark.seed" in seeded else self.content["data"]["fingerprint"]
+        which = self.weights.fingerprint
+        if "backbone.weights" in self.seeded:
+            which = "random" if self.weights.random else self.weights.provenance.get("recipe", which)
+        data = None if "benchmark.seed" in self.seeded else self.data.fingerprint
         return digest([kept, None, which, data])[:16]
 
     def bytes(self) -> bytes:
+        """The file's content, with its digest."""
         sealed = {**self.content, "digest": digest(dict(self.content))}
         return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     def publish(self, folder: Path) -> bool:
         """Write ``folder/<run_id>.json``; False if a record of that run stood there already (it is kept)."""
         return publish(folder / f"{self.run_id}.json", self.bytes(), replace=False)
+
+
+T = TypeVar("T")
+
+
+def _typed(kind: type[T], content: Mapping[str, Any]) -> T:
+    """A dataclass from its part of the JSON object; keys of other versions are left aside, lists become tuples."""
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # each kind here is a dataclass
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in names})
+
+
+def _stored(content: Mapping[str, Any] | None) -> StoredFile | None:
+    return None if content is None else StoredFile(content["file"], content["digest"])
 
 
 def read_record(path: Path) -> Record:
@@ -128,13 +336,30 @@ def read_record(path: Path) -> Record:
     if content["status"] != "done":
         raise RecordError(f"{path} has status {content['status']}")
     try:
+        bounds = _bounds() | {n: (m["low"], m["high"]) for n, m in content.get("metrics", {}).items()}
         for e in (*content["evaluations"], *content.get("curve", ())):
             for name, value in e["metrics"].items():
-                if value is not None and (not math.isfinite(value) or (name != "nll" and not 0 <= value <= 1)):
-                    raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not a fraction")
+                low, high = bounds.get(name, (0.0, 1.0))
+                if value is None or (math.isfinite(value) and low <= value and (high is None or value <= high)):
+                    continue
+                what = "a fraction" if (low, high) == (0, 1) else f"between {low:g} and {high}" if high else "a number"
+                raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not {what}")
     except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a record: its evaluations are not those of one") from error
-    return Record(content)
+    record = Record(content)
+    for part in ("shift", "weights", "data", "timing", "protocol"):
+        try:
+            getattr(record, part)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"{path} is not a record: its {part} is not that of one") from error
+    return record
+
+
+@cache
+def _bounds() -> dict[str, tuple[float, float | None]]:
+    """Between what each built-in metric lies."""
+    known = {name: plugins.metric(name) for name in plugins.names("metrics")}
+    return {name: (metric.low, metric.high) for name, metric in known.items()}
 
 
 def predictions(record: Record, folder: Path) -> bytes | None:
@@ -142,15 +367,15 @@ def predictions(record: Record, folder: Path) -> bytes | None:
 
     Raises RecordError if it is missing or not the one that the record was published with.
     """
-    stored = record.content["predictions"]
+    stored = record.predictions
     if stored is None:
         return None
-    path = folder / Path(stored["file"]).name
+    path = folder / Path(stored.file).name
     try:
         content = content_of(path)
     except (OSError, ValueError) as error:
         raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if hash_bytes(content) != stored["digest"]:
+    if hash_bytes(content) != stored.digest:
         raise RecordError(f"{path} is not what run {record.run_id} wrote: its digest does not match")
     return content
 

@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipdg.core.errors import ConfigError, RecordError
 from clipdg.core.versions import version
-from clipdg.records.evaluations import benchmark_name, method_name, reported, role
-from clipdg.records.record import Record, read_record
+from clipdg.records.evaluations import reported, role
+from clipdg.records.record import Evaluation, Record, StoredFile, read_record
 from clipdg.report.formats import escape_markdown
 from clipdg.report.numbers import METRICS, format_mean
 from clipdg.report.rerun import command
@@ -50,10 +50,10 @@ def export(path: Path, out: Path, licence: str | None = None) -> Exported:
     if it learnt nothing that can be exported.
     """
     record = read_record(path)
-    learnt = record.content.get("learnt")
+    learnt = record.learnt
     if not learnt:
         raise ConfigError(
-            f"run {record.run_id} ({method_name(record)}) left nothing learnt beside its record; export takes runs of "
+            f"run {record.run_id} ({record.method}) left nothing learnt beside its record; export takes runs of "
             "a method that learns on a frozen backbone (coop, linear_probe, …), made by this version"
         )
     parameters = _parameters(record, path.parent, learnt)
@@ -62,7 +62,7 @@ def export(path: Path, out: Path, licence: str | None = None) -> Exported:
         remarks.append("the card names no licence: give --license, such as mit")
     if base_model(record) is None:
         remarks.append("the card names no base model: the backbone's weights are of no repository that is known")
-    name = f"{method_name(record)}-{record.run_id}"
+    name = f"{record.method}-{record.run_id}"
     files = {
         "README.md": card(record, name, licence).encode(),
         f"{record.run_id}.safetensors": parameters,
@@ -74,24 +74,24 @@ def export(path: Path, out: Path, licence: str | None = None) -> Exported:
     return Exported(tuple(out / f for f in files), tuple(remarks))
 
 
-def _parameters(record: Record, folder: Path, learnt: Mapping[str, Any]) -> bytes:
-    path = folder / Path(learnt["file"]).name
+def _parameters(record: Record, folder: Path, learnt: StoredFile) -> bytes:
+    path = folder / Path(learnt.file).name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read {path}, what run {record.run_id} learnt: {error.strerror}") from error
-    if hash_bytes(content) != learnt["digest"]:
+    if hash_bytes(content) != learnt.digest:
         raise RecordError(f"{path} is not what run {record.run_id} learnt: its digest does not match")
     return content
 
 
 def base_model(record: Record) -> str | None:
     """The hub's repository of the backbone's weights; None if it is not known for sure."""
-    weights = record.content["weights"]
-    backbone, tag = str(weights["backbone"]), str(weights["tag"])
-    if weights["random"]:
+    weights = record.weights
+    backbone, tag = str(weights.backbone), str(weights.tag)
+    if weights.random:
         return None
-    named = (weights["provenance"].get("repository"), backbone.removeprefix("hf:"), tag.removeprefix("hf-hub:"))
+    named = (weights.provenance.get("repository"), backbone.removeprefix("hf:"), tag.removeprefix("hf-hub:"))
     plain = (str(n).partition("@")[0] for n in named if n)
     repository = next((n for n in plain if REPOSITORY.fullmatch(n)), None)
     if repository:
@@ -103,7 +103,7 @@ def base_model(record: Record) -> str | None:
 
 def datasets(record: Record) -> list[str]:
     """The hub's repositories that images came from; none of a local folder."""
-    return list(dict.fromkeys(_repositories(record.content["data"].get("provenance") or {})))
+    return list(dict.fromkeys(_repositories(record.data.provenance or {})))
 
 
 def _repositories(value: object, key: str = "") -> Iterator[str]:
@@ -118,8 +118,7 @@ def card(record: Record, name: str, licence: str | None) -> str:
     """README.md: metadata as YAML, then words."""
     from huggingface_hub import ModelCardData
 
-    content = record.content
-    prompt = method_name(record) in ("coop", "cocoop", "kgcoop", "prograd")
+    prompt = record.method in ("coop", "cocoop", "kgcoop", "prograd")
     data = ModelCardData(
         base_model=base_model(record),
         datasets=datasets(record) or None,
@@ -129,10 +128,10 @@ def card(record: Record, name: str, licence: str | None) -> str:
         metrics=["accuracy"],
         model_name=name,
         pipeline_tag="zero-shot-image-classification" if prompt else "image-classification",
-        tags=["domain-generalization", "clip", method_name(record)],
+        tags=["domain-generalization", "clip", record.method],
     )
-    weights, shift = content["weights"], content["shift"]
-    sources, targets = (", ".join(shift[k]) or "none" for k in ("sources", "targets"))
+    weights = record.weights
+    sources, targets = (", ".join(side) or "none" for side in (record.shift.sources, record.shift.targets))
     use = [
         "```sh",
         f"clipdg classify IMAGES --labels 'cat, dog' --context {record.run_id}.safetensors",
@@ -150,57 +149,57 @@ def card(record: Record, name: str, licence: str | None) -> str:
         ]
     lines = [
         "---", data.to_yaml().strip(), "---", "",
-        f"# {escape_markdown(str(content['config'].get('label') or name))}",
+        f"# {escape_markdown(str(record.label or name))}",
         "",
-        f"What {method_name(record)} learnt on {benchmark_name(record)} (sources: {escape_markdown(sources)}; tested "
-        f"on: {escape_markdown(targets)}) before the frozen weights {escape_markdown(str(weights['backbone']))}, "
-        f"{escape_markdown(str(weights['tag']))} (SHA-256 {weights['fingerprint'][:16]}). Those weights are not in "
+        f"What {record.method} learnt on {record.data.benchmark} (sources: {escape_markdown(sources)}; tested "
+        f"on: {escape_markdown(targets)}) before the frozen weights {escape_markdown(str(weights.backbone))}, "
+        f"{escape_markdown(str(weights.tag))} (SHA-256 {weights.fingerprint[:16]}). Those weights are not in "
         "this repository.",
         "", "## Results", "",
         "One run, seed "
-        f"{content['config']['seed']}; top-1 accuracy in %. It says nothing about other seeds.", "",
+        f"{record.config['seed']}; top-1 accuracy in %. It says nothing about other seeds.", "",
         "| domain | role | split | images | top-1 |", "| :--- | :--- | :--- | ---: | ---: |",
         *(
-            f"| {escape_markdown(e['domain'])} | {role(record, e['domain'])} | {e['split']} | {e['num_images']:,} | "
-            f"{format_mean(e['metrics'].get('top1'), None, METRICS['top1'])} |"
-            for e in _reported(record)
+            f"| {escape_markdown(e.domain)} | {role(record, e.domain)} | {e.split} | {e.num_images:,} | "
+            f"{format_mean(top1, None, METRICS['top1'])} |"
+            for e, top1 in _reported(record)
         ),
         "", "## Use", "", *use, "",
         "## How it was made", "", "```sh", command(record, 100), "```", "",
-        f"Fitted on {content['data']['num_fit']:,} images. Versions: "
-        + ", ".join(f"{p} {v}" for p, v in sorted(content["versions"].items()))
+        f"Fitted on {record.data.num_fit:,} images. Versions: "
+        + ", ".join(f"{p} {v}" for p, v in sorted(record.versions.items()))
         + f". Record {record.run_id}; card by clipdg {version('clipdg')}.",
     ]  # fmt: skip
-    notes = [f"- {escape_markdown(str(n))}" for n in content["data"]["notes"]]
+    notes = [f"- {escape_markdown(str(n))}" for n in record.data.notes]
     if notes:
         lines += ["", "## Notes", "", *notes]
-    if content["data"].get("citation"):
-        lines += ["", f"Data: {escape_markdown(str(content['data']['citation']))}"]
+    if record.data.citation:
+        lines += ["", f"Data: {escape_markdown(str(record.data.citation))}"]
     return "\n".join(lines) + "\n"
 
 
-def _reported(record: Record) -> Iterable[Mapping[str, Any]]:
-    shift = record.content["shift"]
-    found = (reported(record, d) for d in dict.fromkeys((*shift["sources"], *shift["targets"])))
-    return [e for e in found if e is not None and e["metrics"].get("top1") is not None]
+def _reported(record: Record) -> Iterable[tuple[Evaluation, float]]:
+    """The evaluations that count, with their accuracies."""
+    found = (reported(record, d) for d in dict.fromkeys(record.shift.domains))
+    return [(e, e.top1) for e in found if e is not None and e.top1 is not None]
 
 
 def _results(record: Record) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
     repositories = datasets(record)
-    where = repositories[0] if len(repositories) == 1 else benchmark_name(record)
-    for e in _reported(record):
+    where = repositories[0] if len(repositories) == 1 else record.data.benchmark
+    for e, top1 in _reported(record):
         yield EvalResult(
             task_type="image-classification",
             dataset_type=where,
-            dataset_name=f"{benchmark_name(record)}, {e['domain']}",
-            dataset_config=e["domain"],  # the hub takes results of one type, config and split for one data set's
-            dataset_split=e["split"],
-            dataset_args={"domain": e["domain"], "role": role(record, e["domain"])},
+            dataset_name=f"{record.data.benchmark}, {e.domain}",
+            dataset_config=e.domain,  # the hub takes results of one type, config and split for one data set's
+            dataset_split=e.split,
+            dataset_args={"domain": e.domain, "role": role(record, e.domain)},
             metric_type="accuracy",
             metric_name="top-1",
-            metric_value=round(float(e["metrics"]["top1"]), 6),
+            metric_value=round(float(top1), 6),
         )
 
 
@@ -217,12 +216,12 @@ def eval_results(record: Record) -> dict[str, str]:
     entries = [
         EvalResultEntry(
             dataset_id=repositories[0],
-            task_id=str(e["domain"]),
-            value=round(float(e["metrics"]["top1"]), 6),
-            notes=f"top-1 on split {e['split']}, {e['num_images']:,} images, {role(record, e['domain'])} domain",
+            task_id=str(e.domain),
+            value=round(float(top1), 6),
+            notes=f"top-1 on split {e.split}, {e.num_images:,} images, {role(record, e.domain)} domain",
         )
-        for e in _reported(record)
+        for e, top1 in _reported(record)
     ]
     out = io.StringIO()
     YAML(typ="safe", pure=True).dump(eval_result_entries_to_yaml(entries), out)
-    return {f"{benchmark_name(record)}.yaml": out.getvalue()}
+    return {f"{record.data.benchmark}.yaml": out.getvalue()}

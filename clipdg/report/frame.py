@@ -12,7 +12,7 @@ from clipdg.report.numbers import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
-from clipdg.records.evaluations import benchmark_name, method_name, reported, role, seed_name
+from clipdg.records.evaluations import reported, role, seed_name
 from clipdg.report.tables import studies
 
 
@@ -37,28 +37,28 @@ def load_records(folders: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     table = []
     for record in sorted(records, key=lambda r: r.run_id):
         config = record.settings
-        best = {id(e) for e in (reported(record, d) for d in dict.fromkeys(e["domain"] for e in record.evaluations))}
+        best = {id(e) for e in (reported(record, d) for d in dict.fromkeys(e.domain for e in record.evaluations))}
         for e in record.evaluations:
             table.append(
                 {
                     "run_id": record.run_id,
                     "row": labels[record.run_id],
                     "group": record.group,
-                    "benchmark": benchmark_name(record),
-                    "shift": record.content["shift"]["name"],
-                    "role": role(record, e["domain"]),
-                    "domain": e["domain"],
-                    "split": e["split"],
-                    "step": e["step"],
+                    "benchmark": record.data.benchmark,
+                    "shift": record.shift.name,
+                    "role": role(record, e.domain),
+                    "domain": e.domain,
+                    "split": e.split,
+                    "step": e.step,
                     "reported": id(e) in best,
                     "seed": seed_name(record),
-                    "backbone": record.content["weights"]["backbone"],
-                    "weights": record.content["weights"]["tag"],
-                    "method": method_name(record),
+                    "backbone": record.weights.backbone,
+                    "weights": record.weights.tag,
+                    "method": record.method,
                     "shots": config.get("shots", config.get("method.shots")),
-                    "num_images": e["num_images"],
-                    **{m: e["metrics"].get(m) for m in METRICS},
-                    **{m: v for m, v in e["metrics"].items() if m not in METRICS},
+                    "num_images": e.num_images,
+                    **{m: e.metrics.get(m) for m in METRICS},
+                    **{m: v for m, v in e.metrics.items() if m not in METRICS},
                 }
             )
     frame = pd.DataFrame(table)

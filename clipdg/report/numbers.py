@@ -1,12 +1,13 @@
-"""TODO clipdg.report.numbers."""
+"""How metrics are called and written, and how a number is written with its spread."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    pass
+from clipdg.core import plugins
+from clipdg.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,32 @@ class Metric:
     scale: float = 100.0
     decimals: int = 1
 
+    @classmethod
+    def of(cls, name: str, said: plugins.Metric | Mapping[str, Any]) -> Metric:
+        """A metric as its plug-in says it, or as a record does that was made with one of a user's own."""
+        if isinstance(said, plugins.Metric):
+            return cls(name, said.title, said.unit, said.better, said.scale, said.decimals)
+        better: Literal["higher", "lower"] = "lower" if said.get("better") == "lower" else "higher"
+        title, unit = str(said.get("title", name)), str(said.get("unit", ""))
+        return cls(name, title, unit, better, float(said.get("scale", 1.0)), int(said.get("decimals", 3)))
 
-METRICS = {
-    m.name: m
-    for m in (
-        Metric("top1", "top-1 accuracy", "%", "higher"),
-        Metric("top5", "top-5 accuracy", "%", "higher"),
-        Metric("mean_per_class", "mean per-class accuracy", "%", "higher"),
-        Metric("worst_class", "accuracy on the worst class", "%", "higher"),
-        Metric("ece", "expected calibration error", "%", "lower"),
-        Metric("nll", "negative log-likelihood", "nats", "lower", 1.0, 2),
-    )
-}
+
+def _built_in() -> dict[str, Metric]:
+    known = {name: plugins.metric(name) for name in plugins.names("metrics")}
+    return {name: Metric.of(name, m) for name, m in sorted(known.items(), key=lambda item: (item[1].order, item[0]))}
+
+
+METRICS: Mapping[str, Metric] = _built_in()
+
+
+def metrics_of(records: Iterable[Record]) -> dict[str, Metric]:
+    """The built-in metrics in the order of tables, then those of a user's own that the records describe, by name."""
+    own: dict[str, Metric] = {}
+    for record in records:
+        for name, said in record.metrics.items():
+            if name not in METRICS:
+                own.setdefault(name, Metric.of(name, said))
+    return {**METRICS, **dict(sorted(own.items()))}
 
 
 def format_mean(mean: float | None, error: float | None = None, metric: Metric = METRICS["top1"]) -> str:

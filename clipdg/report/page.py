@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipdg.core import plugins
 from clipdg.core.errors import RecordError
 from clipdg.records.folder import read_records
-from clipdg.report import figures, html, views, words
+from clipdg.report import comparisons, figures, html, views, words
 from clipdg.report.formats import csv_text, escape_markdown, singles_csv, to_csv, to_latex, to_markdown
-from clipdg.report.numbers import METRICS, Metric, format_mean
+from clipdg.report.numbers import Metric, format_mean
 from clipdg.report.published.beside import beside_published
-from clipdg.report.sections import calibration, classes, comparisons, costs, curves, shifts
-from clipdg.report.sections import section as section_
-from clipdg.report.sections.comparisons import Comparison
-from clipdg.report.sections.predictions import Samples
-from clipdg.report.sections.section import Section
+from clipdg.report.samples import Samples
+from clipdg.report.section import Panel, Studied, Written, write
 from clipdg.report.tables import MAX_SHOWN, Cell, Column, Row, Study, Table, describe_shifts, singles, studies, table
-from clipdg.storage.publish import publish
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class Report:
     problems: tuple[str, ...]
 
 
-def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None) -> Report:
+def write_report(
+    folders: Sequence[Path], out: Path, baseline: str | None = None, sections: Sequence[str] = ()
+) -> Report:
     """Write report.html, report.md, tables/ and figures/ below ``out`` from all records below ``folders``.
 
     Files that are no records are named on the page and in the result; the rest is reported. Raises RecordError if
@@ -48,19 +47,20 @@ def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None
         if problems:
             raise RecordError(f"no record in {where} can be read: {'; '.join(problems)}")
         raise RecordError(f"no record in {where}; `clipdg run … --out DIR` writes one")
-    imported = [r for r in records if r.content["data"].get("imported")]
+    imported = [r for r in records if r.data.imported]
     records = [r for r in records if r not in imported]
     if not records:
         raise RecordError(
             f"{len(imported)} imported runs and none of clipdg's; give --protocol domainbed for their tables"
         )
-    _clear(out)
+    written = Written(out)
+    written.clear()
     shown = []
     samples = Samples(folders)
     for study in studies(records):
         sheet, problem = views.contact_sheet(study, folders)
         problems += [problem] if problem else []
-        shown.append(_write_study(study, sheet, samples, baseline, out))
+        shown.append(_write_study(study, sheet, samples, baseline, written, sections))
     problems += [views.without(p, folders) for p in samples.problems]
     names = ", ".join(dict.fromkeys(v["name"] for v in shown))
     context = {
@@ -70,31 +70,19 @@ def write_report(folders: Sequence[Path], out: Path, baseline: str | None = None
         "problems": problems,
         "versions": views.versions(records),
     }
-    publish(out / "report.md", _markdown(context).encode())
-    publish(out / "report.html", _html(context).encode())
+    written.publish("report.md", _markdown(context).encode())
+    written.publish("report.html", _html(context).encode())
+    written.finish()
     return Report(out / "report.html", len(records), tuple(problems))
 
 
-# What the names of a report's tables and figures end in, after a benchmark's: all that it may take away again.
-_ENDS = (
-    "accuracy", "summary", "source-vs-shift", "domains", "single-runs", "beside-published", "comparisons", "classes",
-    "pulls", "reliability", "costs", "few-shot", "weights-between", "imagenet-shifts", "effective-robustness",
-    "corruptions", *(name.replace("_", "-") for name in METRICS),
-)  # fmt: skip
-
-
-def _clear(out: Path) -> None:
-    """Take away an older report's tables and figures: beside a new one they would be read as its own."""
-    if not (out / "report.html").is_file():
-        return
-    for folder, kinds in (("tables", (".csv", ".tex")), ("figures", (".svg", ".pdf", ".png"))):
-        for path in sorted((out / folder).glob("*")):
-            if path.suffix in kinds and path.stem.endswith(tuple(f"-{end}" for end in _ENDS)):
-                path.unlink(missing_ok=True)
-
-
 def _write_study(
-    study: Study, sheet: tuple[bytes, str] | None, samples: Samples, baseline: str | None, out: Path
+    study: Study,
+    sheet: tuple[bytes, str] | None,
+    samples: Samples,
+    baseline: str | None,
+    written: Written,
+    own: Sequence[str],
 ) -> dict[str, Any]:
     """Publish the tables and figures of a study; what the page and its Markdown twin say about it."""
     by_metric = {m.name: table(study, m.name) for m in study.metrics}
@@ -106,38 +94,40 @@ def _write_study(
     others = [by_metric[m.name] for m in study.metrics if m.name != "top1"]
     runs = singles(study)
 
-    written = {
+    tables = {
         f"{study.slug}-accuracy": (domains, f"{words.caption(domains)} {explained}".strip()),
         f"{study.slug}-summary": (averages, words.caption(averages, main)),
     }
-    written |= {
+    tables |= {
         f"{study.slug}-{t.metric.name.replace('_', '-')}": (views.domain_view(t), words.caption(t)) for t in others
     }
-    for name, (shown, caption) in written.items():
+    for name, (shown, caption) in tables.items():
         marks = words.marked(shown, "bold", "underlined")
-        publish(out / "tables" / f"{name}.tex", to_latex(shown, f"{caption} {marks}", name).encode())
+        written.publish(f"tables/{name}.tex", to_latex(shown, f"{caption} {marks}", name).encode())
     for t in by_metric.values():
         name = "accuracy" if t.metric.name == "top1" else t.metric.name.replace("_", "-")
-        publish(out / "tables" / f"{study.slug}-{name}.csv", to_csv(t).encode())
-    publish(out / "tables" / f"{study.slug}-single-runs.csv", singles_csv(runs).encode())
+        written.publish(f"tables/{study.slug}-{name}.csv", to_csv(t).encode())
+    written.publish(f"tables/{study.slug}-single-runs.csv", singles_csv(runs).encode())
     beside = beside_published(study)
     if beside:
-        publish(out / "tables" / f"{study.slug}-beside-published.csv", csv_text(views.beside_lines(beside)).encode())
+        written.publish(f"tables/{study.slug}-beside-published.csv", csv_text(views.beside_lines(beside)).encode())
 
     drawn = {}
     for name, draw in (("accuracy", figures.accuracy), ("source-vs-shift", figures.source_vs_shift)):
         drawn_rows = main.first(figures.MAX_DRAWN)
         wide = draw(drawn_rows)
         svg = figures.render(wide, "svg")
-        publish(out / "figures" / f"{study.slug}-{name}.svg", svg)
-        publish(out / "figures" / f"{study.slug}-{name}.pdf", figures.render(wide, "pdf"))
+        written.publish(f"figures/{study.slug}-{name}.svg", svg)
+        written.publish(f"figures/{study.slug}-{name}.pdf", figures.render(wide, "pdf"))
         narrow = figures.render(draw(drawn_rows, narrow=True), "svg")
         title = f"{name.replace('-', ' ')}, {study.title}"
         drawn[name] = (figures.for_page(svg, title), figures.for_page(narrow, title))
     if sheet:
-        publish(out / "figures" / f"{study.slug}-domains.png", sheet[0])
+        written.publish(f"figures/{study.slug}-domains.png", sheet[0])
 
-    pieces = [section_.write(s, study.slug, out) for s in _sections(study, main, compared, samples, baseline)]
+    reference = comparisons.reference_row(study, main, baseline)
+    studied = Studied(study, main, reference, tuple(compared), samples, baseline)
+    pieces = [write(panel, study.slug, written) for panel in _panels(studied, own)]
     return {
         "sections": pieces,
         "study": study,
@@ -171,23 +161,14 @@ def _write_study(
     }
 
 
-def _sections(
-    study: Study, main: Table, compared: Sequence[Comparison], samples: Samples, baseline: str | None
-) -> list[Section]:
-    """What the records of this study have beyond the main tables."""
-    reference = comparisons.reference_row(study, main, baseline)
-    others = [row for row in study.rows if row is not reference]
-    found: list[Section | None] = [*shifts.sections(study, main), curves.section(study, main)]
-    found.append(curves.path_section(study))
-    found.append(comparisons.section(study, compared))
-    if reference is not None and others:
-        first, second = (others[0], reference) if baseline else (reference, others[0])
-        found.append(classes.changes_section(study, first, second, samples))
-    found.append(calibration.section(study, samples))
-    if reference is not None:
-        found.append(classes.pull_section(study, reference, samples))
-    found.append(costs.section(study))
-    return [s for s in found if s is not None]
+def _panels(studied: Studied, own: Sequence[str]) -> list[Panel]:
+    """What the sections have to say of a study, built-in ones and a user's ``own``, in their order."""
+    known = [(plugins.section(name), name) for name in (*plugins.names("sections"), *own)]
+    return [
+        panel
+        for section, _ in sorted(known, key=lambda found: (found[0].order, found[1]))
+        for panel in section.make(studied)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

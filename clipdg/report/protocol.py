@@ -111,7 +111,7 @@ def protocol(records: Sequence[Record], incomplete: bool = False) -> Protocol:
     for record in records:
         for checkpoint in checkpoints_of(record):
             groups.setdefault((checkpoint.benchmark, checkpoint.algorithm, checkpoint.trial), []).append(checkpoint)
-        orders.setdefault(str(record.content["data"]["benchmark"]), tuple(record.content["data"]["num_images"]))
+        orders.setdefault(str(record.data.benchmark), tuple(record.data.num_images))
     missing = _missing(groups)
     if missing and not incomplete:
         raise RecordError(

@@ -14,7 +14,7 @@ def command(record: Record, width: int = 0) -> str:
 
     The weights are named as the record names them; a file's folder is in no record. ``width``: break lines at it.
     """
-    flat = {k: v for k, v in flatten(record.content["config"]).items() if v is not None}
+    flat = {k: v for k, v in flatten(record.config).items() if v is not None}
     names = [k for k in flat if k.endswith(".name")]
     rest = [k for k in flat if k not in names]
     words = [f"{k.removesuffix('.name')}={flat[k]}" for k in names] + [f"{k}={_value(flat[k])}" for k in rest]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def row_labels(rows: Sequence[Sequence[Record]], keys: Sequence[str]) -> list[str]:
     """A name per row: its label, else method, objective, the backbone if there are several, and what tells it apart."""
     configs = [r[0].settings for r in rows]
-    methods = [called({**r[0].content["config"], "label": None}) for r in rows]
-    given = [next((x for r in row if (x := r.content["config"].get("label"))), None) for row in rows]
+    methods = [called({**r[0].config, "label": None}) for r in rows]
+    given = [next((x for r in row if (x := r.config.get("label"))), None) for row in rows]
     backbones = [_backbone(r[0]) for r in rows]
     several = {b[0] for b in backbones}
     heads = []
@@ -64,9 +64,7 @@ def _telling_apart(
 def _identity(key: str, record: Record) -> bool:
     """Settings that never tell two rows apart by themselves."""
     return (
-        key in ("shift", *NOT_IDENTITY)
-        or key.startswith(("backbone.", "benchmark.", "shift."))
-        or key in record.content["seeded"]
+        key in ("shift", *NOT_IDENTITY) or key.startswith(("backbone.", "benchmark.", "shift.")) or key in record.seeded
     )
 
 
@@ -85,9 +83,9 @@ def _setting(key: str, value: Any) -> str:
 
 
 def _backbone(record: Record) -> tuple[str, str]:
-    seeded = "backbone.weights" in record.content["seeded"]
-    weights = record.content["weights"]
-    return str(weights["backbone"]), "" if seeded else str(weights["tag"])
+    seeded = "backbone.weights" in record.seeded
+    weights = record.weights
+    return str(weights.backbone), "" if seeded else str(weights.tag)
 
 
 def _num_different(values: Sequence[object]) -> int:

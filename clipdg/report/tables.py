@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clipdg.core.errors import RecordError
 from clipdg.records.identity import identity
-from clipdg.records.record import Record
+from clipdg.records.record import Evaluation, Record, ShiftUsed
 from clipdg.records.statistics import mean_and_error, student_interval, wilson_interval
-from clipdg.report.numbers import METRICS, Metric, format_mean
+from clipdg.report.numbers import Metric, format_mean, metrics_of
 from clipdg.storage.publish import digest
 
 if TYPE_CHECKING:
     pass
-from clipdg.records.evaluations import benchmark_name, natural, reported, role, seed_name
+from clipdg.records.evaluations import natural, reported, role, seed_name
 from clipdg.report.row_labels import row_labels
 
 MAX_SHOWN = 100  # rows of a table on a page or in a paper: nobody reads more, and CSV holds them all
@@ -56,15 +56,15 @@ class Setting:
     @cached_property
     def runs(self) -> Mapping[tuple[str, str], Record]:
         """(shift, seed) -> record."""
-        return {(r.content["shift"]["name"], seed_name(r)): r for r in self.records}
+        return {(r.shift.name, seed_name(r)): r for r in self.records}
 
     @cached_property
-    def reported(self) -> Mapping[tuple[str, str, str], Mapping[str, Any]]:
+    def reported(self) -> Mapping[tuple[str, str, str], Evaluation]:
         """(shift, seed, domain) -> the evaluation that counts, where there is one."""
         return {
             (name, seed, domain): evaluation
             for (name, seed), r in self.runs.items()
-            for domain in (*r.content["shift"]["sources"], *r.content["shift"]["targets"])
+            for domain in (*r.shift.sources, *r.shift.targets)
             if (evaluation := reported(r, domain)) is not None
         }
 
@@ -75,7 +75,7 @@ class Study:
 
     title: str
     slug: str  # for file names
-    shifts: tuple[Mapping[str, Any], ...]  # {name, sources, targets}
+    shifts: tuple[ShiftUsed, ...]
     rows: tuple[Setting, ...]  # the highest mean on the shifted domains first
 
     @cached_property
@@ -88,14 +88,14 @@ class Study:
         found: dict[tuple[str, str], set[int]] = {}
         for row in self.rows:
             for (shift, _, domain), evaluation in row.reported.items():
-                found.setdefault((shift, domain), set()).add(int(evaluation["num_images"]))
+                found.setdefault((shift, domain), set()).add(evaluation.num_images)
         return found
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that at least one evaluation has."""
-        have = {k for r in self.records for e in r.evaluations for k, v in e["metrics"].items() if v is not None}
-        return tuple(m for m in METRICS.values() if m.name in have)
+        have = {k for r in self.records for e in r.evaluations for k, v in e.metrics.items() if v is not None}
+        return tuple(m for m in metrics_of(self.records).values() if m.name in have)
 
 
 def studies(records: Sequence[Record]) -> list[Study]:
@@ -104,13 +104,13 @@ def studies(records: Sequence[Record]) -> list[Study]:
     for record in records:
         groups.setdefault(_study_key(record), []).append(record)
     found = [_study(group) for group in groups.values()]
-    found.sort(key=lambda s: (natural(s.title), [sorted(shift["sources"]) for shift in s.shifts], s.records[0].run_id))
+    found.sort(key=lambda s: (natural(s.title), [sorted(shift.sources) for shift in s.shifts], s.records[0].run_id))
     titles = [s.title for s in found]
     result, slugs = [], set[str]()
     for study in found:
         title = study.title
         if titles.count(title) > 1:
-            title += f" ({describe_shifts(study)}; data {study.records[0].content['data']['fingerprint'][:8]})"
+            title += f" ({describe_shifts(study)}; data {study.records[0].data.fingerprint[:8]})"
         slug = re.sub(r"[^a-z0-9]+", "-", study.title.lower()).strip("-") or "benchmark"
         slug = next(s for s in (slug, *(f"{slug}-{i}" for i in range(2, len(found) + 2))) if s not in slugs)
         slugs.add(slug)
@@ -122,19 +122,19 @@ def describe_shifts(study: Study) -> str:
     """``photo → cartoon, sketch``; ``each of art, photo, sketch left out once``."""
     if len(study.shifts) == 1:
         shift = study.shifts[0]
-        return f"{', '.join(shift['sources']) or 'no source'} → {', '.join(shift['targets']) or 'no target'}"
-    if all(len(s["targets"]) == 1 for s in study.shifts):
-        return f"each of {', '.join(s['targets'][0] for s in study.shifts)} left out once"
-    return "; ".join(f"{', '.join(s['sources'])} → {', '.join(s['targets'])}" for s in study.shifts)
+        return f"{', '.join(shift.sources) or 'no source'} → {', '.join(shift.targets) or 'no target'}"
+    if all(len(s.targets) == 1 for s in study.shifts):
+        return f"each of {', '.join(s.targets[0] for s in study.shifts)} left out once"
+    return "; ".join(f"{', '.join(s.sources)} → {', '.join(s.targets)}" for s in study.shifts)
 
 
 def _study_key(record: Record) -> str:
-    seeded, shift = record.content["seeded"], record.content["shift"]
-    own = identity({"benchmark": record.content["config"]["benchmark"]})
+    seeded, shift = record.seeded, record.shift
+    own = identity({"benchmark": record.config["benchmark"]})
     settings = {k: v for k, v in own.items() if k not in seeded and k != "benchmark"}
-    data = None if "benchmark.seed" in seeded else record.content["data"]["fingerprint"]
-    family = [sorted({*shift["sources"], *shift["targets"]}), len(shift["targets"])]
-    return digest([benchmark_name(record), settings, data, family])
+    data = None if "benchmark.seed" in seeded else record.data.fingerprint
+    family = [sorted({*shift.sources, *shift.targets}), len(shift.targets)]
+    return digest([record.data.benchmark, settings, data, family])
 
 
 def row_key(record: Record) -> str:
@@ -146,35 +146,35 @@ def _study(records: list[Record]) -> Study:
     grouped: dict[str, dict[tuple[str, Any], Record]] = {}
     for record in sorted(records, key=lambda r: r.run_id):
         runs = grouped.setdefault(row_key(record), {})
-        key = (record.content["shift"]["name"], seed_name(record))
+        key = (record.shift.name, seed_name(record))
         if key in runs:
             raise RecordError(_twice(runs[key], record))
         runs[key] = record
     # The benchmark's own order of domains if the records agree on it, else the alphabet's.
-    orders = {tuple(r.content["data"]["num_images"]) for r in records}
+    orders = {tuple(r.data.num_images) for r in records}
     order = list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
     place = {domain: i for i, domain in enumerate(order)}
-    shifts = {r.content["shift"]["name"]: r.content["shift"] for r in records}
+    shifts = {r.shift.name: r.shift for r in records}
     for record in records:
-        assert shifts[record.content["shift"]["name"]] == record.content["shift"], "one name for two shifts"
+        assert shifts[record.shift.name] == record.shift, "one name for two shifts"
     ordered = tuple(
         shifts[name]
-        for name in sorted(shifts, key=lambda n: ([place.get(d, len(order)) for d in shifts[n]["targets"]], n))
+        for name in sorted(shifts, key=lambda n: ([place.get(d, len(order)) for d in shifts[n].targets], n))
     )
     keys = sorted(grouped)
     rows = [list(grouped[k].values()) for k in keys]
     settings = [
-        Setting(label, tuple(sorted(row, key=lambda r: (natural(seed_name(r)), r.content["shift"]["name"]))))
+        Setting(label, tuple(sorted(row, key=lambda r: (natural(seed_name(r)), r.shift.name))))
         for label, row in zip(row_labels(rows, keys), rows, strict=True)
     ]
-    study = Study(benchmark_name(records[0]), "", ordered, tuple(settings))
+    study = Study(records[0].data.benchmark, "", ordered, tuple(settings))
     shifted = {row.label: row.cells["shifted"].mean for row in table(study).rows}
     settings.sort(key=lambda s: (-(-1.0 if (mean := shifted[s.label]) is None else mean), natural(s.label)))
     return Study(study.title, "", ordered, tuple(settings))
 
 
 def _twice(first: Record, second: Record) -> str:
-    versions = [r.content["versions"] for r in (first, second)]
+    versions = [r.versions for r in (first, second)]
     differing = sorted(k for k in {*versions[0], *versions[1]} if versions[0].get(k) != versions[1].get(k))
     why = f" (versions differ: {', '.join(differing)})" if differing else ""
     return (
@@ -292,23 +292,23 @@ def table(study: Study, metric: str = "top1") -> Table:
     """The study's table of one metric."""
     # Within one shift each domain has a column; over several, a source's number would mix classifiers that were
     # trained on different domains, so only targets have one.
-    places = [(s["name"], d, "target") for s in study.shifts for d in s["targets"]]
+    places = [(s.name, d, "target") for s in study.shifts for d in s.targets]
     if len(study.shifts) == 1:
-        places = [(study.shifts[0]["name"], d, "source") for d in study.shifts[0]["sources"]] + places
+        places = [(study.shifts[0].name, d, "source") for d in study.shifts[0].sources] + places
     heads = [d for _, d, _ in places]
     columns = []
     for name, domain, kind in places:
-        shift = next(s for s in study.shifts if s["name"] == name)
-        head = domain if heads.count(domain) == 1 else f"{', '.join(shift['sources'])} → {domain}"
+        shift = next(s for s in study.shifts if s.name == name)
+        head = domain if heads.count(domain) == 1 else f"{', '.join(shift.sources)} → {domain}"
         kind_: Literal["source", "target"] = "source" if kind == "source" else "target"
         columns.append(Column(f"{name}/{domain}", head, kind_, _num_images(study, [(name, domain)])))
-    sources = _num_images(study, [(s["name"], d) for s in study.shifts for d in s["sources"]])
+    sources = _num_images(study, [(s.name, d) for s in study.shifts for d in s.sources])
     columns.append(Column("source", "source", "average", sources))
     columns += [
         Column(key, head, "average")
         for key, head in (("shifted", "shifted"), ("worst", "worst domain"), ("gap", "gap"))
     ]
-    spec = METRICS[metric]
+    spec = metrics_of(study.records)[metric]
     rows = tuple(_row(study, setting, columns, spec) for setting in study.rows)
     compared = _comparable(study)
     return Table(spec, tuple(columns), rows, compared, _marks(rows, columns, compared, spec))
@@ -322,7 +322,7 @@ def _num_images(study: Study, places: Sequence[tuple[str, str]]) -> tuple[int, .
 def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metric) -> Row:
     def value(shift: str, seed: str, domain: str) -> float | None:
         evaluation = setting.reported.get((shift, seed, domain))
-        number = evaluation["metrics"].get(metric.name) if evaluation else None
+        number = evaluation.metrics.get(metric.name) if evaluation else None
         return None if number is None else float(number)
 
     def mean(numbers: list[float | None]) -> float | None:
@@ -334,16 +334,13 @@ def _row(study: Study, setting: Setting, columns: Sequence[Column], metric: Metr
 
     cells = {}
     for shift in study.shifts:
-        for domain in (*shift["sources"], *shift["targets"]):
-            key = f"{shift['name']}/{domain}"
-            cells[key] = cell({seed: value(shift["name"], seed, domain) for seed in setting.seeds})
+        for domain in (*shift.sources, *shift.targets):
+            key = f"{shift.name}/{domain}"
+            cells[key] = cell({seed: value(shift.name, seed, domain) for seed in setting.seeds})
     source = {
-        seed: mean([mean([value(s["name"], seed, d) for d in s["sources"]]) for s in study.shifts])
-        for seed in setting.seeds
+        seed: mean([mean([value(s.name, seed, d) for d in s.sources]) for s in study.shifts]) for seed in setting.seeds
     }
-    shifted = {
-        seed: mean([value(s["name"], seed, d) for s in study.shifts for d in s["targets"]]) for seed in setting.seeds
-    }
+    shifted = {seed: mean([value(s.name, seed, d) for s in study.shifts for d in s.targets]) for seed in setting.seeds}
     cells["source"], cells["shifted"] = cell(source), cell(shifted)
     gap = {s: a - b if (a := source[s]) is not None and (b := shifted[s]) is not None else None for s in setting.seeds}
     cells["gap"] = cell(gap)
@@ -363,7 +360,7 @@ def _comparable(study: Study) -> tuple[str, ...]:
     """Rows tested on the same images: all, or, where the images follow the seed, the most that share their seeds."""
     classes: dict[tuple[str, ...], list[str]] = {}
     for row in study.rows:
-        follows = "benchmark.seed" in row.records[0].content["seeded"]
+        follows = "benchmark.seed" in row.records[0].seeded
         classes.setdefault(row.seeds if follows else (), []).append(row.label)
     return tuple(max(classes.items(), key=lambda item: (len(item[1]), len(item[0]), item[0]))[1])
 
@@ -423,14 +420,14 @@ def singles(study: Study) -> list[Single]:
     found = []
     for row in study.rows:
         for r in row.records:
-            shift = r.content["shift"]
-            for domain in (*shift["sources"], *shift["targets"]):
+            shift = r.shift
+            for domain in (*shift.sources, *shift.targets):
                 e = reported(r, domain)
-                if e is None or (top1 := e["metrics"].get("top1")) is None:
+                if e is None or (top1 := e.metrics.get("top1")) is None:
                     continue
-                low, high = wilson_interval(top1, e["num_images"])
+                low, high = wilson_interval(top1, e.num_images)
                 found.append(
-                    Single(row.label, seed_name(r), r.run_id, shift["name"], domain, role(r, domain), e["split"],
-                           e["step"], e["num_images"], top1, low, high)
+                    Single(row.label, seed_name(r), r.run_id, shift.name, domain, role(r, domain), e.split,
+                           e.step, e.num_images, top1, low, high)
                 )  # fmt: skip
     return found

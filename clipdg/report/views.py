@@ -53,7 +53,7 @@ def contact_sheet(study: Study, folders: Sequence[Path]) -> tuple[tuple[bytes, s
         for path in sorted(folder.rglob("contact-*.png")):
             there.setdefault(path.name, path)
     for record in sorted(study.records, key=lambda r: (natural(seed_name(r)), r.run_id)) if there else ():
-        found = there.get(f"contact-{record.content['data']['fingerprint'][:12]}.png")
+        found = there.get(f"contact-{record.data.fingerprint[:12]}.png")
         if found is not None:
             content = found.read_bytes()
             if not content.startswith(PNG) or len(content) < 24:
@@ -67,24 +67,24 @@ def sheet_view(study: Study, sheet: tuple[bytes, str] | None) -> dict[str, Any] 
         return None
     content, seed = sheet
     width, height = struct.unpack(">II", content[16:24])
-    data = study.records[0].content["data"]
-    several = len({r.content["data"]["fingerprint"] for r in study.records}) > 1
+    data = study.records[0].data
+    several = len({r.data.fingerprint for r in study.records}) > 1
     return {
         "url": "data:image/png;base64," + base64.b64encode(content).decode(),
         "width": width,
         "height": height,
-        "domains": list(data["num_images"]),
+        "domains": list(data.num_images),
         "caption": f"One row of images per domain, columns are classes{f', seed {seed}' if several else ''}.",
     }
 
 
 def story(row: Setting) -> dict[str, Any]:
     """How a row's numbers were made."""
-    first = row.records[0].content
-    flat = flatten(first["config"])
-    hidden = (*first["seeded"], *NOT_IDENTITY, "shift")
-    provenance = list(dict.fromkeys(_json(p) for r in row.records if (p := r.content["weights"]["provenance"])))
-    templates = list(dict.fromkeys(x for r in row.records for x in r.content["data"]["templates"] or ()))
+    first = row.records[0]
+    flat = flatten(first.config)
+    hidden = (*first.seeded, *NOT_IDENTITY, "shift")
+    provenance = list(dict.fromkeys(_json(p) for r in row.records if (p := r.weights.provenance)))
+    templates = list(dict.fromkeys(x for r in row.records for x in r.data.templates or ()))
     return {
         "label": row.label,
         "seeds": row.seeds,
@@ -97,20 +97,19 @@ def story(row: Setting) -> dict[str, Any]:
 
 
 def _run(record: Record) -> dict[str, Any]:
-    content = record.content
-    tested = {d: e for s in ("sources", "targets") for d in content["shift"][s] if (e := reported(record, d))}
-    steps = sorted({e["step"] for e in tested.values() if e["step"] is not None})
+    tested = {d: e for d in record.shift.domains if (e := reported(record, d))}
+    steps = sorted({e.step for e in tested.values() if e.step is not None})
     return {
         "run_id": record.run_id,
         "seed": seed_name(record),
-        "shift": content["shift"]["name"],
-        "num_fit": content["data"]["num_fit"],
+        "shift": record.shift.name,
+        "num_fit": record.data.num_fit,
         "step": "/".join(map(str, steps)),
-        "backbone": content["weights"]["backbone"],
-        "weights": content["weights"]["tag"],
-        "fingerprint": content["weights"]["fingerprint"],
-        "data": content["data"]["fingerprint"],
-        "tested": ", ".join(f"{d}/{e['split']} {e['num_images']:,}" for d, e in tested.items()),
+        "backbone": record.weights.backbone,
+        "weights": record.weights.tag,
+        "fingerprint": record.weights.fingerprint,
+        "data": record.data.fingerprint,
+        "tested": ", ".join(f"{d}/{e.split} {e.num_images:,}" for d, e in tested.items()),
     }
 
 
@@ -118,7 +117,7 @@ def versions(records: Sequence[Record]) -> list[tuple[str, str]]:
     """(package, its versions) over all records."""
     found: dict[str, set[str]] = {}
     for record in records:
-        for package, version in record.content["versions"].items():
+        for package, version in record.versions.items():
             found.setdefault(package, set()).add(str(version))
     return [(p, ", ".join(sorted(v, key=natural))) for p, v in sorted(found.items())]
 

@@ -95,8 +95,7 @@ def summary(study: Study, t: Table) -> str:
     settings = "1 setting was" if num == 1 else f"{num} settings were"
     if len(study.shifts) == 1:
         how = (
-            f"{join(shift['sources'])} as source{_s(shift['sources'])} and "
-            f"{join(shift['targets'])} as target{_s(shift['targets'])}"
+            f"{join(shift.sources)} as source{_s(shift.sources)} and {join(shift.targets)} as target{_s(shift.targets)}"
         )
     else:
         how = f"these shifts: {describe_shifts(study)}"
@@ -195,10 +194,10 @@ def _s(words: Sequence[object]) -> str:
 
 def notes(study: Study) -> list[str]:
     """The benchmark's own disclosures, then what the counts of these records disclose."""
-    notes = list(dict.fromkeys(str(n) for r in study.records for n in r.content["data"]["notes"]))
+    notes = list(dict.fromkeys(str(n) for r in study.records for n in r.data.notes))
     by_seeded: dict[tuple[str, ...], list[str]] = {}
     for row in study.rows:
-        by_seeded.setdefault(tuple(row.records[0].content["seeded"]), []).append(row.label)
+        by_seeded.setdefault(tuple(row.records[0].seeded), []).append(row.label)
     for seeded, labels in by_seeded.items():
         who = "all rows" if len(by_seeded) == 1 else ", ".join(labels)
         may_follow = (("benchmark.seed", "the images"), ("backbone.weights", "the backbone's starting weights"))
@@ -219,7 +218,7 @@ def notes(study: Study) -> list[str]:
             f"{drawn} rows are draws of a random search, and nothing has chosen among them: the best of many is high "
             "by chance too. clipdg report DIR --protocol domainbed chooses by DomainBed's three criteria."
         )
-    random = [row.label for row in study.rows if row.records[0].content["weights"]["random"]]
+    random = [row.label for row in study.rows if row.records[0].weights.random]
     if random:
         notes.append(f"Started from random weights: {', '.join(random)}.")
     return notes

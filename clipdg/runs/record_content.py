@@ -14,26 +14,11 @@ from clipdg.core.versions import version
 from clipdg.data.inputs import squashed
 from clipdg.evaluation.evaluator import Results
 from clipdg.evaluation.scores import Predictions
-from clipdg.records.record import SCHEMA, Record
+from clipdg.records.record import SCHEMA, Record, Timing
 from clipdg.runs.plan import VERSIONS, Plan
 from clipdg.storage import publish as storage
 from clipdg.training.classifier import Classifier
 from clipdg.weights import finetuned_tower, learned_method
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a run took. ``processes``: None where one process fitted alone."""
-
-    seconds: float
-    fit_seconds: float | None
-    trainable_parameters: int
-    converged: bool | None
-    images_per_second: float | None  # that were fitted on
-    peak_memory_mib: float | None
-    device: str
-    threads: int
-    processes: int | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ def publish(run: Finished, out: Path | None) -> Record:
             "backbone": publish_once(out, run_id, ".backbone.safetensors", tower),
             "head": publish_once(out, run_id, ".head.safetensors", head),
         }
-    return Record.from_content(content)
+    return Record(content)
 
 
 def content_of(run: Finished, predictions: dict[str, str] | None) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from torch import nn
 from clipdg.core import plugins
 from clipdg.core.errors import ConfigError, OutOfMemoryError, RecordError
 from clipdg.data import contact_sheet
-from clipdg.records.record import Record, read_record
+from clipdg.records.record import Record, Timing, read_record
 from clipdg.runs import fitting
 from clipdg.runs.config import RunSettings
 from clipdg.runs.evaluating import along_line, evaluate
 from clipdg.runs.feature_store import device_of_runs
 from clipdg.runs.plan import Plan, plans
-from clipdg.runs.record_content import Finished, Timing, publish
+from clipdg.runs.record_content import Finished, publish
 from clipdg.runs.session import Session
 from clipdg.storage import publish as storage
 from clipdg.training.checkpoints import Checkpoints

@@ -267,8 +267,9 @@ def cost(surveyed: Survey) -> Cost:
     """
     kinds: dict[tuple[str, ...], list[tuple[set[str], float]]] = defaultdict(list)
     for record in surveyed.done:
-        values = record.content["config"]
-        kinds[_kind(values)].append((_settings(values), float(record.content["timing"]["seconds"])))
+        values = record.config
+        if record.timing.seconds is not None:
+            kinds[_kind(values)].append((_settings(values), record.timing.seconds))
     seconds, known = 0.0, 0
     for task in surveyed.tasks:
         alike = kinds.get(_kind(task.values))

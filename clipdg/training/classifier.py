@@ -7,6 +7,7 @@ Legend: N images, C classes, D features, S pixels a side.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ def _build_nothing(*_: Any) -> nn.Module:
 # What a module is that comes without a definition, as in a script of one's own: fitted by gradient descent if it is
 # given a Fit, and evaluated in any case.
 PLAIN = plugins.Method(config=plugins.NoSettings, build=_build_nothing, trains="method", fit=lambda _: None)
+PLAIN_TOWER = dataclasses.replace(PLAIN, trains="everything")  # the same, which trains the backbone too
 
 
 @dataclass(frozen=True)

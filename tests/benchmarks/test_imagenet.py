@@ -394,18 +394,18 @@ def test_a_zero_shot_run_opens_no_training_image(root: Path, monkeypatch: pytest
 
     monkeypatch.setattr("clipdg.data.splits.with_pool", refuse)
     [record] = run(settings(root, PROMPT))
-    assert {e["split"] for e in record.evaluations if e["domain"] == "v2"} == {"test"}
+    assert {e.split for e in record.evaluations if e.domain == "v2"} == {"test"}
 
 
 def test_a_record_has_the_clean_accuracy_of_each_subset_and_tables_keep_to_the_test_split(root: Path) -> None:
     [record] = run(settings(root, PROMPT))
-    counts = {e["split"]: e["num_images"] for e in record.evaluations if e["domain"] == "imagenet"}
+    counts = {e.split: e.num_images for e in record.evaluations if e.domain == "imagenet"}
     # of val's nine classes, with two images each, A, R and ObjectNet have four
     assert counts == {"test": 18, "a-classes": 8, "r-classes": 8, "objectnet-classes": 8}
     table = tables.robustness([record])
     assert [c.head for c in table.domains] == ["imagenet", "v2", "sketch", "a", "r", "objectnet"]
     assert table.domains[0].num_images == (18,)
-    assert {e["split"] for e in evaluations.class_subsets(record, "imagenet")} == {*counts} - {"test"}
+    assert {e.split for e in evaluations.class_subsets(record, "imagenet")} == {*counts} - {"test"}
     assert evaluations.class_subsets(record, "v2") == []
     assert record.content["data"]["eval_only"] == ["objectnet"]
     assert not {"root", "places"} & set(record.content["config"]["benchmark"])
@@ -426,8 +426,8 @@ def test_masking_1000_logits_and_building_200_prompts_are_the_same(root: Path, c
     labels = torch.tensor([own.ids.index(i) for i in benchmark.domains["a"].rows.labels.tolist()])
     probabilities = few(features).double().softmax(1)
     [e] = record.evaluations
-    assert e["metrics"]["top1"] == float((probabilities.argmax(1) == labels).double().mean())
-    assert e["metrics"]["nll"] == pytest.approx(float(-probabilities.gather(1, labels[:, None]).log().mean()), abs=1e-4)
+    assert e.metrics["top1"] == float((probabilities.argmax(1) == labels).double().mean())
+    assert e.metrics["nll"] == pytest.approx(float(-probabilities.gather(1, labels[:, None]).log().mean()), abs=1e-4)
 
 
 def test_methods_and_seeds_stand_in_one_table_and_share_what_was_encoded(root: Path, tmp_path: Path) -> None:

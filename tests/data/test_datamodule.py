@@ -334,18 +334,14 @@ def test_seeds_change_the_order_and_every_call_begins_it_again() -> None:
     )
 
 
-def test_training_images_that_stand_in_validation_too_are_left_out_there() -> None:
-    rows = array_rows(20)
-    parts = splits.splits(Domain("art", rows), 0, 0)
-    rows.array[parts["out"][1]] = rows.array[parts["in"][0]]  # the same picture on both sides
-    module = DataModule.of(benchmark(art=rows, photo=array_rows(4, seed=1)), Shift("p", ("art",), ("photo",)), BACKBONE)
-    assert module.left_out == (f"art/{parts['out'][1]}",)
-    assert of(module.val_dataloader()) == {0: sorted(np.delete(parts["out"], 1).tolist())}  # type: ignore[arg-type]
-    fitted, held_out = (
-        {rows.digests()[i] for i in of(loader)[0]}  # type: ignore[arg-type]
-        for loader in (module.train_dataloader(), module.val_dataloader())
-    )
-    assert not fitted & held_out
+def test_few_shots_are_validated_on_as_many_images_of_each_class_and_four_at_most() -> None:
+    two = benchmark(art=array_rows(60), photo=array_rows(4, seed=1))
+    shift = Shift("p", ("art",), ("photo",))
+    labels = two.domains["art"].rows.labels
+    for shots, expected in ((2, [2, 2]), (9, [4, 4])):
+        module = DataModule.of(two, shift, BACKBONE, shots=shots)
+        assert np.bincount(labels[module.val_rows["art"]]).tolist() == expected
+        assert set(module.val_rows["art"]) <= set(splits.splits(two.domains["art"], 0, 0)["out"])
 
 
 def test_without_holdout_there_is_no_validation_loader() -> None:
@@ -358,7 +354,7 @@ def test_without_holdout_there_is_no_validation_loader() -> None:
 def test_what_a_shift_cannot_have_is_refused() -> None:
     only = Domain("photo", array_rows(20), {"test": np.arange(20)})
     two = Benchmark("b", ("cat", "dog"), {"art": Domain("art", array_rows(20)), "photo": only})
-    with pytest.raises(DataError, match=r"^b has no training images in 'photo' \(only test\)"):
+    with pytest.raises(ConfigError, match=r"^b has no training images in 'photo' \(only test\)"):
         DataModule.of(two, Shift("s", ("photo",), ("art",)), BACKBONE)
     with pytest.raises(ConfigError, match=r"^b has no domain 'foto'; it has art, photo$"):
         DataModule.of(two, Shift("s", ("foto",), ("art",)), BACKBONE)

@@ -54,7 +54,7 @@ def main(devices: int, per_domain: bool, file: Path) -> None:
     settings = erm.Config(augment="none", lr=1e-3)
     torch.manual_seed(0)
     head = erm.build(settings, clip, Benchmark("b", ("a", "b", "c")))
-    classifier = Classifier(clip, head, 3, erm.fit(settings), trains_backbone=True)
+    classifier = Classifier(clip, head, 3, erm.fit(settings), erm.METHOD, settings)
     keep = Keep()
     options: dict[str, Any] = {"strategy": "ddp", "use_distributed_sampler": False} if devices > 1 else {}
     with trainer_.quiet():

@@ -15,12 +15,12 @@ from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
 from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import ClipBackbone
-from clipdg.data import datasets, preprocessing, splits
+from clipdg.data import datasets, inputs, preprocessing, splits
 from clipdg.data.rows import ArrayRows
 from clipdg.methods import erm
 from clipdg.records import model_selection
 from clipdg.records.record import Record, predictions
-from clipdg.runs import config, run_data
+from clipdg.runs import config
 from clipdg.runs import run as run_
 from clipdg.training import checkpoints
 from clipdg.training import trainer as trainer_
@@ -51,13 +51,13 @@ def run(*overrides: str, out: Path | None = None) -> Record:
 
 
 def last(record: Record) -> dict[tuple[str, str], Any]:
-    step = max(e["step"] for e in record.evaluations)
-    return {(e["domain"], e["split"]): e["metrics"] for e in record.evaluations if e["step"] == step}
+    step = max(e.step for e in record.evaluations)
+    return {(e.domain, e.split): e.metrics for e in record.evaluations if e.step == step}
 
 
 def test_steps_on_batches_of_each_domain_are_domainbeds_loop(few: Benchmark) -> None:
     record = run("method.weight_decay=0.01")
-    assert {e["step"] for e in record.evaluations} == {7}
+    assert {e.step for e in record.evaluations} == {7}
     # domainbed/algorithms.py, ERM.update, and scripts/train.py, on the same draws
     torch.manual_seed(0)
     backbone = clipdg.load_backbone("tiny:resnet", "random:0")
@@ -89,7 +89,7 @@ def test_steps_on_batches_of_each_domain_are_domainbeds_loop(few: Benchmark) -> 
 
 def test_evaluations_on_the_way_are_domainbeds_and_change_nothing(few: Benchmark) -> None:
     watched = run("fit.checkpoint_every=3", "method.dropout=0.5")
-    assert sorted({e["step"] for e in watched.evaluations}) == [1, 4, 7]  # DomainBed's steps 0, 3 and 6
+    assert sorted({e.step for e in watched.evaluations}) == [1, 4, 7]  # DomainBed's steps 0, 3 and 6
     blind = run("method.dropout=0.5")
     assert last(watched) == last(blind)
     assert watched.run_id != blind.run_id
@@ -105,7 +105,7 @@ def test_a_prompt_method_is_evaluated_on_its_way_too(few: Benchmark) -> None:
                        "method=coop", "method.num_context=2", "fit.steps=5", "fit.checkpoint_every=2"]
         )
     )  # fmt: skip
-    assert sorted({e["step"] for e in record.evaluations}) == [1, 3, 5]
+    assert sorted({e.step for e in record.evaluations}) == [1, 3, 5]
 
 
 class Interrupted(BaseException):
@@ -132,14 +132,14 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
     settings = ("fit.steps=30", "fit.checkpoint_every=6", "fit.average=swa", "fit.average_from=10",
                 "method.augment=domainbed", "method.val_transform=domainbed", "method.dropout=0.3")  # fmt: skip
     whole = run(*settings, out=tmp_path / "whole")
-    make = run_.trainer.make
-    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    make = trainer_.make
+    monkeypatch.setattr("clipdg.runs.fitting.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
 
     def interrupted(*arguments: Any, callbacks: Any = (), **options: Any) -> lightning.Trainer:
         return make(*arguments, callbacks=[*callbacks, InterruptAt()], **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_.trainer, "make", interrupted)
+        patch.setattr(trainer_, "make", interrupted)
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
     assert list((tmp_path / "cut" / ".runs").glob("*.ckpt"))
@@ -152,7 +152,7 @@ def test_an_interrupted_fit_ends_in_the_same_weights_and_keeps_what_it_found(
         seen.append(self.global_step)
         return step(self, *batch)
 
-    monkeypatch.setattr(run_.Classifier, "training_step", counted)
+    monkeypatch.setattr(Classifier, "training_step", counted)
     resumed = run(*settings, out=tmp_path / "cut")
     assert seen == list(range(16, 30))  # the passes that had ended are not done again
     assert resumed.content["timing"]["fit_seconds"] > 1000  # what they took is a cost of the run too
@@ -174,7 +174,7 @@ def test_squashed_images_are_domainbeds_test_images() -> None:
     noise = torch.randint(256, (3, 24, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = transforms.functional.to_pil_image(noise)
     theirs = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])(image)
-    assert torch.equal(preprocessing.to_uint8(image, run_data.squashed(spec)).float() / 255, theirs)
+    assert torch.equal(preprocessing.to_uint8(image, inputs.squashed(spec)).float() / 255, theirs)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny:vit"])
@@ -183,7 +183,7 @@ def test_of_a_clip_the_image_tower_alone_is_trained(name: str) -> None:
     assert isinstance(clip, nn.Module)
     assert isinstance(clip, ClipBackbone)
     method = erm.build(erm.Config(), clip, Benchmark("b", ("a", "b")))
-    classifier = Classifier(clip, method, 2, erm.fit(erm.Config()), trains_backbone=True)
+    classifier = Classifier(clip, method, 2, erm.fit(erm.Config()), erm.METHOD, erm.Config())
     clip.encode_image(torch.randn(4, 3, 32, 32)).square().sum().backward()
     for parameter in clip.parameters():
         assert parameter.requires_grad == (parameter.grad is not None)
@@ -285,11 +285,11 @@ def test_a_number_of_updates_is_resumed_at_the_end_of_a_pass(
     """Passes of four or sixteen updates, broken off in the second one or the sixth."""
     settings = ("fit.steps=30", "method.augment=light", "method.dropout=0.3", *more)
     whole = run(*settings, out=tmp_path / "whole")
-    make = run_.trainer.make
-    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    make = trainer_.make
+    monkeypatch.setattr("clipdg.runs.fitting.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
     with monkeypatch.context() as patch:
         patch.setattr(
-            run_.trainer, "make", lambda *a, callbacks=(), **o: make(*a, callbacks=[*callbacks, InterruptAt()], **o)
+            trainer_, "make", lambda *a, callbacks=(), **o: make(*a, callbacks=[*callbacks, InterruptAt()], **o)
         )
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
@@ -303,13 +303,13 @@ def test_a_fit_that_was_over_when_it_was_interrupted_ends_in_its_average(
     settings = ("fit.steps=9", "fit.average=swa", "method.lr=0.01")
     whole = run(*settings, out=tmp_path / "whole")
     last_weights = run("fit.steps=9", "method.lr=0.01")
-    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
+    monkeypatch.setattr("clipdg.runs.fitting.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
 
     def killed(*_: Any) -> None:
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_.Run, "_evaluate", killed)
+        patch.setattr("clipdg.runs.run.evaluate", killed)
         with pytest.raises(Interrupted):
             run(*settings, out=tmp_path / "cut")
     resumed = run(*settings, out=tmp_path / "cut")

@@ -236,7 +236,7 @@ def test_defaults_are_the_authors(module: ModuleType, expected: dict[str, object
 
 def test_the_classifier_goes_down_the_regularized_loss(clip: ClipBackbone) -> None:
     method = kgcoop.build(kgcoop.Config(weight=1e3), clip, bench())
-    classifier = Classifier(clip, method, 3, kgcoop.fit(kgcoop.Config())).train()
+    classifier = Classifier(clip, method, 3, kgcoop.fit(kgcoop.Config()), kgcoop.METHOD, kgcoop.Config()).train()
     batch = torch.randn(8, 64), LABELS
     loss = classifier.training_step(batch, 0)
     assert loss is not None

@@ -180,7 +180,9 @@ def test_a_sweep_chooses_on_validation_and_fits_again_on_both() -> None:
     (x, y), (val_x, val_y) = (tuple(map(torch.tensor, wide_problem(seed))) for seed in (0, 1))
     probe = LinearProbe(Config(sweep=True, tolerance=1e-8), 40, 12)
     probe.solve(x[:300], y[:300], (val_x[:200], val_y[:200]))
-    assert probe.refitted
+    assert linear_probe.METHOD.refits is not None
+    assert linear_probe.METHOD.refits(probe.config)
+    assert not linear_probe.METHOD.refits(Config(sweep=True, refit=False))
     assert probe.converged
     newton = {"solver": "newton-cholesky", "tol": 1e-8}
     for tried in probe.story["sweep"]:

@@ -16,6 +16,7 @@ from clipdg.methods import lora
 from clipdg.records.record import Record
 from clipdg.runs import config
 from clipdg.runs import run as run_
+from clipdg.runs.session import Session
 
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
@@ -112,17 +113,17 @@ def test_no_tower_but_the_images_is_changed(made: Made) -> None:
     assert not [n for n, _ in after.named_parameters() if ".lora_" in n and ".text" in f".{n}"]
 
 
-def run(*overrides: str, session: run_.Session | None = None) -> Record:
+def run(*overrides: str, session: Session | None = None) -> Record:
     [record] = run_.run(config.load(overrides=[*BASE, *overrides]), None, session)
     return record
 
 
 def nlls(record: Record) -> dict[tuple[str, str], float]:
-    return {(e["domain"], e["split"]): e["metrics"]["nll"] for e in record.evaluations}
+    return {(e.domain, e.split): e.metrics["nll"] for e in record.evaluations}
 
 
 def test_a_run_starts_at_zero_shot_learns_and_leaves_the_backbone_alone() -> None:
-    session = run_.Session()
+    session = Session()
     rested = run(*LORA, "method.lr=0", session=session)
     learnt = run(*LORA, "method.lr=0.01", session=session)
     zero_shot = run("method=zero_shot", session=session)

@@ -10,24 +10,24 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.model import ClipBackbone
 
 # The weights' own classifier has no classes to permute, and a context from a file is the method that learnt it; their
-# tests are tests/methods/test_own_head.py and tests/test_contexts.py.
+# tests are tests/methods/test_own_head.py and tests/weights/test_learned_method.py.
 METHODS = [
     name
     for name in plugins.names("methods")
-    if not any(hasattr(plugins.plugin("methods", name), need) for need in ("NEEDS_HEAD", "NEEDS_FILE"))
+    if not plugins.method(name).needs_head and not plugins.method(name).needs_file
 ]
 CLASSES = ("cat", "dog", "small bird", "house", "owl")  # as many as no method has inner features or vectors
 
 
 def built(name: str, clip: ClipBackbone, classes: tuple[str, ...] = CLASSES) -> nn.Module:
     """A method with parameters that are not all zero, the same for each class whatever their order."""
-    module = plugins.plugin("methods", name)
+    definition = plugins.method(name)
     if name == "lora":  # puts its updates into a vision transformer, of which each method gets one of its own
         fresh = clipdg.load_backbone("tiny:vit", "random:0")
         assert isinstance(fresh, ClipBackbone)
         clip = fresh
     torch.manual_seed(0)
-    method: nn.Module = module.build(module.Config(), clip, Benchmark("b", classes, templates=("a {}",))).eval()
+    method: nn.Module = definition.build(definition.config(), clip, Benchmark("b", classes, templates=("a {}",))).eval()
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.shape[0] == len(classes):

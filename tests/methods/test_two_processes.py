@@ -33,7 +33,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
 
 
 def test_every_method_over_features_is_among_the_cases() -> None:
-    fits = {n for n in plugins.names("methods") if plugins.plugin("methods", n).TRAINS in ("method", "solver")}
+    fits = {n for n in plugins.names("methods") if plugins.method(n).trains in ("method", "solver")}
     assert fits | {"zero_shot"} == {name for name, _, _ in CASES}
 
 

@@ -21,7 +21,7 @@ from clipdg.data import datasets, loaders
 from clipdg.methods import clip_adapter, erm, wise_ft
 from clipdg.runs import config
 from clipdg.training import trainer
-from clipdg.training.classifier import Classifier
+from clipdg.training.classifier import Classifier, Minimised
 
 IDS = (1, 4)  # places of the two source domains in their benchmark
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -57,8 +57,8 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def built(name: str) -> nn.Module:
-    module = plugins.plugin("objectives", name)
-    objective: nn.Module = module.build(module.Config(**SETTINGS[name]), IDS, 0.0, 7)
+    module = plugins.objective(name)
+    objective: nn.Module = module.build(module.config(**SETTINGS[name]), IDS, 0.0, 7)
     return objective
 
 
@@ -132,11 +132,12 @@ def test_every_objective_has_a_reference_here() -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
     ours, theirs, objective = Network(), Network(), built(name)
+    definition = plugins.objective(name)
     kept: Kept = {}
     adams = [torch.optim.Adam(net.parameters(), 0.05) for net in (ours, theirs)]
     for step in range(3):
         inputs, labels, domains = batch(step)
-        if getattr(objective, "restarts_optimizer", False):
+        if definition.restarts_optimizer is not None and definition.restarts_optimizer(objective):
             adams[0].state.clear()
         if name in ("irm", "vrex") and step == 1:  # where the weight changes, DomainBed makes a new Adam
             adams[1] = torch.optim.Adam(theirs.parameters(), 0.05)
@@ -147,8 +148,8 @@ def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
             net.zero_grad()
             value.backward()
             adam.step()
-        if hasattr(objective, "updated"):
-            objective.updated()
+        if definition.updated is not None:
+            definition.updated(objective)
         assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
@@ -157,9 +158,9 @@ def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in PLAIN if n != "erm"])
 def test_one_source_domain_is_refused(name: str) -> None:
-    module = plugins.plugin("objectives", name)
+    module = plugins.objective(name)
     with pytest.raises(ConfigError, match="this shift has one"):
-        module.build(module.Config(), (0,), 0.0, 0)
+        module.build(module.config(), (0,), 0.0, 0)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -174,9 +175,9 @@ def test_a_saved_objective_goes_on_where_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_label_smoothing_reaches_every_objective(name: str) -> None:
-    module = plugins.plugin("objectives", name)
+    module = plugins.objective(name)
     sharp, smooth = (
-        module.build(module.Config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
+        module.build(module.config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
         for smoothing in (0.0, 0.2)
     )
     assert sharp != smooth
@@ -238,8 +239,8 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 @pytest.mark.parametrize("name", ["irm", "vrex"])
 def test_annealing_counts_updates_where_batches_are_gathered(name: str, clip: Any) -> None:
-    module = plugins.plugin("objectives", name)
-    objective = module.build(module.Config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
+    module = plugins.objective(name)
+    objective = module.build(module.config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
     weights: list[float] = []
 
     class Watch(lightning.Callback):
@@ -247,7 +248,7 @@ def test_annealing_counts_updates_where_batches_are_gathered(name: str, clip: An
             weights.append(objective.weight)
 
     how = Fit("adam", 0.01, 1, 8, accumulate=2)
-    classifier = Classifier(clip, nn.Linear(5, 3), 3, how, objective=objective)
+    classifier = Classifier(clip, nn.Linear(5, 3), 3, how, objective=Minimised(objective, module))
     batches: Any = torch.utils.data.DataLoader(Batches(), batch_size=None)
     with trainer.quiet():
         trainer.make("fit", callbacks=[Watch()], **trainer.options_of(how)).fit(classifier, batches)

@@ -14,7 +14,7 @@ from clipdg.records.folder import read_records
 from clipdg.records.model_selection import Checkpoint, Criterion, select
 from clipdg.report.protocol import protocol
 from clipdg.runs import config, sweep, sweep_file
-from clipdg.runs.run import identify
+from clipdg.runs.plan import identify
 from clipdg.runs.session import Session
 
 DOMAINS = ("A", "C", "P")
@@ -190,10 +190,8 @@ def test_an_own_random_search_is_chosen_from_by_all_three_criteria(tmp_path: Pat
     domains = ("+90%", "+80%", "-90%")
 
     def top1(trial: int, draw: int, targets: set[str], domain: str) -> float:
-        [e] = [
-            e for e in runs[trial, draw, frozenset(targets)].evaluations if (e["domain"], e["split"]) == (domain, "in")
-        ]
-        return float(e["metrics"]["top1"])
+        [e] = [e for e in runs[trial, draw, frozenset(targets)].evaluations if (e.domain, e.split) == (domain, "in")]
+        return float(e.metrics["top1"])
 
     made = protocol(found)
     assert [t.title for t in made.tables] == ["colored_digits", "Averages"] * 3

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from clipdg.records.folder import read_records
-from clipdg.report import figures
+from clipdg.report import figures, section
 from clipdg.report.page import write_report
 from clipdg.report.protocol import write_protocol
-from clipdg.report.sections import section
 
 RESULTS = Path(__file__).parents[2] / "results"
 REPORTS = sorted(p.parent.relative_to(RESULTS) for p in RESULTS.glob("*/report/report.md"))

@@ -15,11 +15,11 @@ from made_records import evaluation, make_record
 
 from clipdg.core.errors import RecordError
 from clipdg.records.record import Record
-from clipdg.report import rerun
+from clipdg.report import comparisons, rerun
+from clipdg.report import section as section_
 from clipdg.report.page import write_report
-from clipdg.report.sections import calibration, classes, comparisons, costs, curves
-from clipdg.report.sections import section as section_
-from clipdg.report.sections.predictions import Samples
+from clipdg.report.samples import Samples
+from clipdg.report.sections import calibration, class_changes, class_pulls, costs, curves
 from clipdg.report.tables import studies, table
 from clipdg.runs import config
 from clipdg.storage.publish import hash_bytes
@@ -122,9 +122,9 @@ def test_classes_that_change_by_hand(tmp_path: Path) -> None:
     (study,) = studies(records)
     good, bad = study.rows
     samples = Samples([tmp_path])
-    found = [(c.name, c.first, c.second, c.num_images) for c in classes.changes(study, good, bad, samples)]
+    found = [(c.name, c.first, c.second, c.num_images) for c in class_changes.changes(study, good, bad, samples)]
     assert found == [("dog", 1.0, 0.0, 4), ("cat", 1.0, 1.0, 4), ("owl", 1.0, 1.0, 2)]
-    pulled = classes.pull(study, bad, samples)
+    pulled = class_pulls.pull(study, bad, samples)
     assert pulled is not None
     assert pulled.domains == ("photo", "sketch")
     assert pulled.values == pytest.approx(np.array([[0, 0, 0], [0.4, -0.4, 0]]))
@@ -166,7 +166,7 @@ def test_rows_that_differ_in_shots_alone_make_a_curve() -> None:
     (study,) = studies(records)
     (family,) = curves.families(study, table(study))
     assert (family.label, list(family.rows)) == ("CoOp", [1, 16])
-    section = curves.section(study, table(study))
+    section = curves.panel(study, table(study))
     assert section is not None
     assert section.sheet is not None
     assert [[x.text for x in row] for row in section.sheet.rows] == [
@@ -183,7 +183,7 @@ def test_a_figure_of_the_first_six_methods_says_so_and_the_table_has_all() -> No
         for r in shot_runs(f"M{i}, {s} shot{'s' * (s > 1)}", f"m{i}", s, 0.5 + i / 100)
     ]
     (study,) = studies(records)
-    section = curves.section(study, table(study))
+    section = curves.panel(study, table(study))
     assert section is not None
     assert section.sheet is not None
     assert {row[0].text for row in section.sheet.rows} == {f"M{i}" for i in range(7)}
@@ -197,12 +197,12 @@ def test_costs_are_medians_with_their_range() -> None:
         {"seconds": 5.0, "fit_seconds": 3.0, "images_per_second": 60.0},
     ]
     solved = [Record({**r.content, "timing": t}) for r, t in zip(records, timing, strict=True)]
-    made = [Record({**r.content, "evaluations": [{**e, "step": 7} for e in r.evaluations]}) for r in solved]
-    section = costs.section(studies(solved)[0])
+    made = [Record({**r.content, "evaluations": [{**e, "step": 7} for e in r.content["evaluations"]]}) for r in solved]
+    section = costs.panel(studies(solved)[0])
     assert section is not None
     assert section.sheet is not None
     assert "fitted, images/s" not in section.sheet.heads  # after no update nothing went down a gradient
-    section = costs.section(studies(made)[0])
+    section = costs.panel(studies(made)[0])
     assert section is not None
     assert section.sheet is not None
     # 200 images (100 of each domain) in two seconds of evaluation; nothing says memory or parameters
@@ -211,8 +211,8 @@ def test_costs_are_medians_with_their_range() -> None:
     assert [x.text for x in section.sheet.rows[0]] == [
         "A", "2", "2.0 [1.0, 3.0]", "4.0 [3.0, 5.0]", "50 [40, 60]", "100", "not said"
     ]  # fmt: skip
-    curve = [{"alpha": a, "domain": "photo", "split": "out"} for a in (0.0, 0.5, 1.0)]
-    along = costs.section(studies([Record({**r.content, "curve": curve}) for r in made])[0])
+    curve = [{"alpha": a, "domain": "photo", "split": "out", "num_images": 1, "metrics": {}} for a in (0.0, 0.5, 1.0)]
+    along = costs.panel(studies([Record({**r.content, "curve": curve}) for r in made])[0])
     assert along is not None
     assert along.sheet is not None
     assert along.sheet.rows[0][5].text == "300"  # each image three times
@@ -270,14 +270,15 @@ def imagenet_run(top1: float, **domains: float) -> Record:
 
 
 def test_effective_robustness_is_the_distance_from_the_testbeds_line() -> None:
-    from clipdg.report.sections import effective_robustness, shifts
+    from clipdg.report import effective_robustness
+    from clipdg.report.sections import shifts
 
     line = effective_robustness.fit(
         effective_robustness.baseline_models("testbed_standard"), "imagenet", "imagenet-v2", "testbed_standard"
     )
     expected = float(line.expected(np.array(0.7)))
     (study,) = studies([imagenet_run(0.7, v2=expected + 0.05, a=0.3)])
-    natural, effective = shifts.sections(study, table(study))
+    natural, effective = shifts.panels(study, table(study))
     assert natural.sheet is not None
     assert natural.sheet.heads == ("method", "ImageNet", "V2", "A", "ImageNet, classes of A")
     assert [x.text for x in natural.sheet.rows[0]][1:] == ["70.0", f"{100 * expected + 5:.1f}", "30.0", "90.0"]
@@ -293,7 +294,7 @@ def test_corruptions_have_no_mean_where_one_is_missing(whole: bool) -> None:
     from clipdg.report.sections import shifts
 
     (study,) = studies([corrupted(list(ALEXNET_ERRORS) if whole else list(ALEXNET_ERRORS)[:3])])
-    (section,) = [s for s in shifts.sections(study, table(study)) if s.key == "corruptions"]
+    (section,) = [s for s in shifts.panels(study, table(study)) if s.key == "corruptions"]
     assert section.sheet is not None
     _, mean, mce, noise, *others = section.sheet.rows[0]
     assert (noise.text, others[-1].text) == ("50.0", "50.0" if whole else "")

@@ -2,7 +2,6 @@
 
 import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torchvision.transforms.functional import to_tensor
 from clipdg.core.benchmark import Benchmark, Domain
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import ClipBackbone, Preprocessing
+from clipdg.core.plugins import BenchmarkSource, NoSettings
 from clipdg.data import augmentation, datasets, loaders, preprocessing
 from clipdg.data.augmentation import View
 from clipdg.data.rows import select
@@ -111,12 +111,8 @@ def test_a_sample_keeps_its_row_whatever_view_is_drawn() -> None:
 def own(squares: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("mine.squares")
 
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    module.Config = Config  # type: ignore[attr-defined]
-    module.build = lambda config, root: squares  # type: ignore[attr-defined]
+    source = BenchmarkSource(config=NoSettings, build=lambda config, root: squares)
+    module.BENCHMARK = source  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
     monkeypatch.setitem(sys.modules, "mine.squares", module)
 
@@ -154,7 +150,7 @@ def test_one_view_that_changes_nothing_trains_as_without_views(own: None, monkey
 
 
 def test_real_views_change_what_is_learnt(own: None) -> None:
-    nll = [run(settings(f"fit.views={k}", "method.epochs=8"))[0].evaluations[0]["metrics"]["nll"] for k in (0, 1, 4)]
+    nll = [run(settings(f"fit.views={k}", "method.epochs=8"))[0].evaluations[0].metrics["nll"] for k in (0, 1, 4)]
     assert len(set(nll)) == 3
 
 

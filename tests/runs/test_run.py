@@ -82,7 +82,7 @@ def test_the_record_says_what_was_done(own: types.ModuleType, tmp_path: Path) ->
     assert content["data"]["num_fit"] == 12
     assert len(content["data"]["fitted_on"]["bright"]) == 12
     assert content["data"]["num_images"] == {"bright": {"in": 29, "out": 7}, "dark": {"in": 29, "out": 7}}
-    counts = {(e["domain"], e["split"]): e["num_images"] for e in record.evaluations}
+    counts = {(e.domain, e.split): e.num_images for e in record.evaluations}
     assert counts == {
         ("bright", "in"): 29,
         ("bright", "out"): 7,
@@ -100,11 +100,11 @@ def test_predictions_give_the_recorded_accuracy(own: types.ModuleType, tmp_path:
     table = pq.read_table(tmp_path / f"{record.run_id}.parquet").to_pandas()
     assert hash_bytes((tmp_path / f"{record.run_id}.parquet").read_bytes()) == record.content["predictions"]["digest"]
     for e in record.evaluations:
-        rows = table[table["domain"] == e["domain"]]
-        if e["split"] != "all":
-            rows = rows[rows["split"] == e["split"]]
-        assert len(rows) == e["num_images"]
-        assert (rows["label"] == rows["prediction"]).mean() == pytest.approx(e["metrics"]["top1"])
+        rows = table[table["domain"] == e.domain]
+        if e.split != "all":
+            rows = rows[rows["split"] == e.split]
+        assert len(rows) == e.num_images
+        assert (rows["label"] == rows["prediction"]).mean() == pytest.approx(e.metrics["top1"])
     assert sorted(table["id"]) == sorted(f"{d}/{i}" for d in ("bright", "dark") for i in range(36))
 
 
@@ -234,10 +234,10 @@ def test_validation_images_that_were_fitted_on_are_not_evaluated(
         run(settings("method=linear_probe", "method.sweep=true", f"method.refit={r}", *shots))[0]
         for r in ["true", "false"]
     )
-    assert [(e["domain"], e["split"]) for e in refit.evaluations] == [
+    assert [(e.domain, e.split) for e in refit.evaluations] == [
         ("bright", "in"), ("dark", "in"), ("dark", "out"), ("dark", "all"),
     ]  # fmt: skip
-    assert ("bright", "out") in {(e["domain"], e["split"]) for e in not_refit.evaluations}
+    assert ("bright", "out") in {(e.domain, e.split) for e in not_refit.evaluations}
     assert refit.content["data"]["num_fit"] == not_refit.content["data"]["num_fit"] + num_val
     for record in (refit, not_refit):
         found = record.content["fit"]
@@ -248,7 +248,7 @@ def test_validation_images_that_were_fitted_on_are_not_evaluated(
 
 def test_a_linear_probe_learns_the_source(own: types.ModuleType) -> None:
     [record] = run(settings("method=linear_probe", "method.c=100"))
-    found = {(e["domain"], e["split"]): e["metrics"]["top1"] for e in record.evaluations}
+    found = {(e.domain, e.split): e.metrics["top1"] for e in record.evaluations}
     assert found["bright", "in"] == 1.0
     assert found["bright", "out"] > 0.9
 

@@ -12,8 +12,9 @@ import torch
 from clipdg.core.errors import DivergedError, StorageError
 from clipdg.records.record import predictions
 from clipdg.runs import config, run
-from clipdg.training import checkpoints
+from clipdg.training import checkpoints, trainer
 from clipdg.training.checkpoints import Checkpoints, load, save
+from clipdg.training.classifier import Classifier
 
 pytestmark = pytest.mark.usefixtures("plugins_of_a_user")
 
@@ -124,21 +125,19 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_bit(
     base = ["benchmark=plugins_of.a_user", "shift=dark", "backbone=tiny", "backbone.weights=random:0"]
     resolved = config.load(overrides=[*base, *overrides])
     [whole] = run.run(resolved, tmp_path / "whole")
-    make = run.trainer.make
-    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
+    make = trainer.make
+    monkeypatch.setattr("clipdg.runs.fitting.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0))
 
     def interrupted(*arguments: Any, callbacks: Any = (), **options: Any) -> lightning.Trainer:
         return make(*arguments, callbacks=[*callbacks, InterruptAt(step)], **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.trainer, "make", interrupted)
+        patch.setattr(trainer, "make", interrupted)
         with pytest.raises(Interrupted):
             run.run(resolved, tmp_path / "cut")
     assert list((tmp_path / "cut" / ".runs").glob("*.ckpt"))
     seen: list[int] = []
-    monkeypatch.setattr(
-        run.Classifier, "on_train_epoch_start", lambda self: seen.append(self.current_epoch), raising=False
-    )
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda self: seen.append(self.current_epoch), raising=False)
     [resumed] = run.run(resolved, tmp_path / "cut")
     assert seen[0] > 0  # no epoch that had ended is done again
     assert resumed.evaluations == whole.evaluations
@@ -148,12 +147,12 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_bit(
 
 
 def test_a_fit_that_diverged_keeps_no_state_and_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipdg.runs.run.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
+    monkeypatch.setattr("clipdg.runs.fitting.FitState", lambda *a: checkpoints.FitState(*a, hold=0.0, write=0.0))
     base = ["benchmark=plugins_of.a_user", "shift=dark", "backbone=tiny", "backbone.weights=random:0"]
     resolved = config.load(overrides=[*base, "method=coop", "method.epochs=5", "method.batch_size=8"])
-    step = run.Classifier.training_step
+    step = Classifier.training_step
 
-    def late_nan(self: run.Classifier, *batch: Any) -> torch.Tensor:
+    def late_nan(self: Classifier, *batch: Any) -> torch.Tensor:
         if self.global_step == 8:
             assert list((tmp_path / ".runs").glob("*.ckpt"))
             self.method.context.data.fill_(torch.nan)
@@ -161,7 +160,7 @@ def test_a_fit_that_diverged_keeps_no_state_and_no_record(tmp_path: Path, monkey
         assert loss is not None
         return loss
 
-    monkeypatch.setattr(run.Classifier, "training_step", late_nan)
+    monkeypatch.setattr(Classifier, "training_step", late_nan)
     with pytest.raises(DivergedError, match="loss is nan at step 8"):
         run.run(resolved, tmp_path)
     assert not list(tmp_path.glob("*.json"))
@@ -183,12 +182,12 @@ def test_lightnings_own_trainer_can_use_them(tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 1)))
     options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False,
                                "enable_model_summary": False, "enable_checkpointing": False}  # fmt: skip
-    trainer = lightning.Trainer(max_epochs=1, plugins=[Checkpoints()], **options)
-    with run.trainer.quiet():
-        trainer.fit(Model(), loader)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    first = lightning.Trainer(max_epochs=1, plugins=[Checkpoints()], **options)
+    with trainer.quiet():
+        first.fit(Model(), loader)
+    first.save_checkpoint(tmp_path / "model.ckpt")
     again = lightning.Trainer(max_epochs=2, plugins=[Checkpoints()], **options)
-    with run.trainer.quiet():
+    with trainer.quiet():
         again.fit(model := Model(), loader, ckpt_path=tmp_path / "model.ckpt")
     assert again.global_step == 8
     found = load(tmp_path / "model.ckpt")

@@ -19,9 +19,10 @@ from clipdg.core.errors import ConfigError, DivergedError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.data.test_set import TestSet
-from clipdg.evaluation.metrics import Scores, Tally
+from clipdg.evaluation.scores import Scores
+from clipdg.evaluation.tally import Tally
 from clipdg.training import trainer
-from clipdg.training.classifier import Classifier
+from clipdg.training.classifier import PLAIN_TOWER, Classifier
 
 
 class Fixed(nn.Module):
@@ -126,7 +127,7 @@ def test_a_view_is_the_tested_images_of_some_classes_among_these(clip: ClipBackb
     logits, labels = torch.randn(80, 10, generator=generator), torch.arange(80) % 10
     splits = (torch.arange(80) < 50).long()  # the last 30 are "val", which no view has
     views = {"some-classes": Subset((1, 4, 6)), "groups": Subset((1, 4, 6, 8), ((4, 6),))}
-    classifier = Classifier(clip, Fixed(), 10, test_sets=[TestSet("d", ("val", "test"), views=views)])
+    classifier = Classifier(clip, Fixed(), 10, test_sets=[TestSet("d", ("val", "test"), class_subsets=views)])
     columns = (logits, labels, torch.zeros(80).long(), torch.arange(80), splits)
     evaluate(classifier, batches(*columns, size=9))
     assert list(classifier.results) == [("d", name) for name in ("val", "test", "some-classes", "groups")]
@@ -264,7 +265,7 @@ def test_a_trained_backbone_learns_its_batch_statistics(squares: Benchmark) -> N
     resnet = clipdg.load_backbone("tiny:resnet", "random:0")
     before = {k: v.clone() for k, v in resnet.state_dict().items()}  # type: ignore[attr-defined]
     fit = Fit("adam", lr=1e-3, epochs=1, batch_size=8)
-    classifier = Classifier(resnet, nn.Linear(resnet.embed_dim, 3), 3, fit, trains_backbone=True)
+    classifier = Classifier(resnet, nn.Linear(resnet.embed_dim, 3), 3, fit, PLAIN_TOWER)
     with trainer.quiet():
         trainer.make("fit", max_epochs=1).fit(classifier, loader(squares, resnet, "bright"))
     after = resnet.state_dict()  # type: ignore[attr-defined]

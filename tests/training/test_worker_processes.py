@@ -40,11 +40,11 @@ def test_two_processes_find_what_one_finds(method: dict[str, Any], others: dict[
     assert shared.run_id == alone.run_id
     assert [f.name for f in (tmp_path / "shared").glob("*.json")] == [f"{alone.run_id}.json"]
     assert not list((tmp_path / "shared").rglob("*.ckpt"))
-    assert [(e["domain"], e["split"], e["step"], e["num_images"]) for e in shared.evaluations] == [
-        (e["domain"], e["split"], e["step"], e["num_images"]) for e in alone.evaluations
+    assert [(e.domain, e.split, e.step, e.num_images) for e in shared.evaluations] == [
+        (e.domain, e.split, e.step, e.num_images) for e in alone.evaluations
     ]
     for one, other in zip(alone.evaluations, shared.evaluations, strict=True):
-        assert other["metrics"]["nll"] == pytest.approx(one["metrics"]["nll"], rel=1e-3)
+        assert other.metrics["nll"] == pytest.approx(one.metrics["nll"], rel=1e-3)
     assert "devices" not in json.dumps(dict(shared.content))
     num_updates = shared.evaluations[0]["step"]
     assert (f"fit {method['name']}", num_updates, num_updates) in told

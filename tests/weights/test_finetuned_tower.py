@@ -33,7 +33,7 @@ def run(*overrides: str, out: Path | None = None) -> Record:
 
 
 def nlls(record: Record) -> dict[tuple[str, str], float]:
-    return {(e["domain"], e["split"]): e["metrics"]["nll"] for e in record.evaluations}
+    return {(e.domain, e.split): e.metrics["nll"] for e in record.evaluations}
 
 
 def files(record: Record, out: Path) -> tuple[Path, Path]:

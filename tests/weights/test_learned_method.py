@@ -14,7 +14,7 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError, DataError
 from clipdg.core.model import ClipBackbone
 from clipdg.methods import coop
-from clipdg.runs import config, run
+from clipdg.runs import config, plan, run
 from clipdg.runs.session import Session
 from clipdg.storage.publish import hash_bytes
 from clipdg.weights import files, learned_method
@@ -81,10 +81,10 @@ def test_a_fitted_run_leaves_its_context_and_a_run_of_it_finds_the_same_numbers(
     second, *_ = run.run(config.load(values=again), tmp_path)
     assert second.content["config"]["method"]["file"] == f"sha256:{first.content['learnt']['digest']}"
     assert second.content["fit"]["method"]["name"] == name
-    assert [e["metrics"]["top1"] for e in second.evaluations] == [e["metrics"]["top1"] for e in first.evaluations]
+    assert [e.metrics["top1"] for e in second.evaluations] == [e.metrics["top1"] for e in first.evaluations]
     moved = tmp_path / "elsewhere.safetensors"
     moved.write_bytes(file.read_bytes())
-    [third] = run.identify(config.load(values={**given, "method": {"name": "context", "file": str(moved)}}),
+    [third] = plan.identify(config.load(values={**given, "method": {"name": "context", "file": str(moved)}}),
                               Session())  # fmt: skip
     assert third.run_id == second.run_id
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from clipdg.records.evaluations import method_name, reported
+from clipdg.records.evaluations import reported
 from clipdg.records.record import Record
 from clipdg.records.statistics import wilson_interval
 from clipdg.report.published import numbers as numbers_
@@ -79,10 +79,14 @@ def beside_published(study: Study) -> list[Beside]:
 
 def method_of(record: Record) -> tuple[str, ...]:
     """What published tables call the record's method; several where a paper does not say the number of vectors."""
-    config, name = record.content["config"], method_name(record)
+    config, name = record.config, record.method
     if name == "zero_shot":
-        templates = record.content["data"].get("templates") or []
-        many = {("a photo of a {}.",): "zero_shot_1", ("{}",): "zero_shot_name", ("{}.",): "zero_shot_name"}
+        templates = record.data.templates or ()
+        many: dict[tuple[str, ...], str] = {
+            ("a photo of a {}.",): "zero_shot_1",
+            ("{}",): "zero_shot_name",
+            ("{}.",): "zero_shot_name",
+        }
         called = many.get(tuple(templates), f"zero_shot_{len(templates)}")
         raw = config["method"].get("ensemble") == "raw" and len(templates) > 1
         return (f"{called}_raw_mean" if raw else called,)
@@ -97,17 +101,17 @@ def numbers(row: Setting) -> list[tuple[str, float, int]]:
     """(data set, mean over seeds, images) of a row; nothing of a data set that misses a seed."""
     values: dict[str, dict[str, tuple[float, int]]] = {}
     for record in row.records:
-        benchmark = str(record.content["data"]["benchmark"])
-        seed = str(record.content["config"]["seed"])
-        for domain in (*record.content["shift"]["sources"], *record.content["shift"]["targets"]):
+        benchmark = str(record.data.benchmark)
+        seed = str(record.config["seed"])
+        for domain in (*record.shift.sources, *record.shift.targets):
             e = reported(record, domain)
-            if e is not None and e["metrics"].get("top1") is not None:
+            if e is not None and e.top1 is not None:
                 dataset = IMAGENET.get(domain) if benchmark == "imagenet" else f"{benchmark}/{domain}"
-                if dataset is not None and (benchmark == "imagenet" or domain in record.content["shift"]["targets"]):
-                    values.setdefault(dataset, {})[seed] = (e["metrics"]["top1"], e["num_images"])
+                if dataset is not None and (benchmark == "imagenet" or domain in record.shift.targets):
+                    values.setdefault(dataset, {})[seed] = (e.top1, e.num_images)
         for e in record.evaluations:
-            if benchmark == "imagenet" and e["split"] in CLEAN and e["metrics"].get("top1") is not None:
-                values.setdefault(CLEAN[e["split"]], {})[seed] = (e["metrics"]["top1"], e["num_images"])
+            if benchmark == "imagenet" and e.split in CLEAN and e.top1 is not None:
+                values.setdefault(CLEAN[e.split], {})[seed] = (e.top1, e.num_images)
     complete = {d: list(v.values()) for d, v in values.items() if len(v) == len(row.seeds)}
     found = [(d, sum(x for x, _ in v) / len(v), min(n for _, n in v)) for d, v in complete.items()]
     return [*found, *_averages(row, found)]
@@ -119,7 +123,7 @@ def _averages(row: Setting, found: list[tuple[str, float, int]]) -> list[tuple[s
     for dataset, own, num in found:
         if "/" in dataset:
             by_benchmark.setdefault(dataset.partition("/")[0], []).append((own, num))
-    domains = len(row.records[0].content["data"]["num_images"])
+    domains = len(row.records[0].data.num_images)
     return [
         (benchmark, sum(x for x, _ in parts) / len(parts), sum(n for _, n in parts))
         for benchmark, parts in by_benchmark.items()
@@ -135,12 +139,12 @@ def _of_model(dataset: str, model: str) -> pd.DataFrame:
 
 
 def _counterparts(record: Record, dataset: str) -> list[dict[str, Any]]:
-    weights = record.content["weights"]
-    table = _of_model(dataset, str(weights["backbone"]))
+    weights = record.weights
+    table = _of_model(dataset, str(weights.backbone))
     if table.empty:
         return []
-    tag = "" if str(weights["backbone"]).startswith("timm:") else str(weights["tag"])
-    size = (weights.get("preprocessing") or {}).get("size")
+    tag = "" if str(weights.backbone).startswith("timm:") else str(weights.tag)
+    size = (weights.preprocessing or {}).get("size")
     same = (
         (table["weights"] == tag)
         & table["method"].isin(method_of(record))
@@ -178,14 +182,14 @@ def tolerance_of(source: str, method: str, status: str) -> float:
 
 def _causes(record: Record, dataset: str, num_images: int) -> tuple[str, ...]:
     """What to look at, the commonest first, with what this run had."""
-    weights, data = record.content["weights"], record.content["data"]
-    spec = weights.get("preprocessing") or {}
-    templates = data.get("templates")
+    weights, data = record.weights, record.data
+    spec = weights.preprocessing or {}
+    templates = data.templates
     found = []
     if templates is not None:
         first = f"“{templates[0]}”" + (f" and {len(templates) - 1} more" if len(templates) > 1 else "")
         found.append(f"template set: this run had {len(templates)} ({first})")
-        found.append(f"activation: {weights['backbone']} with the weights {weights['tag']}")
+        found.append(f"activation: {weights.backbone} with the weights {weights.tag}")
     if spec:
         found.append(
             f"resolution and interpolation: {spec['size']} pixels, {spec['resize']}, {spec['interpolation']}, "

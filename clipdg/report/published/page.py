@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipdg.report import figures, formats, html
+from clipdg.report import effective_robustness, figures, formats, html, scatter
+from clipdg.report.effective_robustness import Line
 from clipdg.report.published import numbers
-from clipdg.report.sections import effective_robustness, scatter
-from clipdg.report.sections.effective_robustness import Line
 from clipdg.storage.publish import publish
 
 if TYPE_CHECKING:

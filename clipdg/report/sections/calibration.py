@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from clipdg.core.plugins import Section
 from clipdg.report.figures import SOFT, SOURCE, TARGET, style, wrap
-from clipdg.report.sections.predictions import Samples
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.samples import Samples
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Setting, Study
 
 if TYPE_CHECKING:
@@ -55,21 +56,22 @@ def binned(label: str, role: str, confidence: np.ndarray, right: np.ndarray) -> 
 def of_study(study: Study, samples: Samples) -> list[Bins]:
     found = []
     for row in study.rows[:MAX_ROWS]:
-        for role, key in (("source", "sources"), ("shifted", "targets")):
-            pooled = _pooled(row, key, samples)
+        sides: tuple[tuple[str, Literal["source", "target"]], ...] = (("source", "source"), ("shifted", "target"))
+        for name, role in sides:
+            pooled = _pooled(row, role, samples)
             if pooled is not None:
-                found.append(binned(row.label, role, *pooled))
+                found.append(binned(row.label, name, *pooled))
     return found
 
 
-def _pooled(row: Setting, key: str, samples: Samples) -> tuple[np.ndarray, np.ndarray] | None:
-    parts = [t for r in row.records for d in r.content["shift"][key] if (t := samples.of(r, d)) is not None]
+def _pooled(row: Setting, role: Literal["source", "target"], samples: Samples) -> tuple[np.ndarray, np.ndarray] | None:
+    parts = [t for r in row.records for d in r.shift.side(role) if (t := samples.of(r, d)) is not None]
     if not parts:
         return None
     return np.concatenate([t.confidence for t in parts]), np.concatenate([t.right for t in parts])
 
 
-def section(study: Study, samples: Samples) -> Section | None:
+def panel(study: Study, samples: Samples) -> Panel | None:
     found = of_study(study, samples)
     if not found:
         return None
@@ -93,7 +95,7 @@ def section(study: Study, samples: Samples) -> Section | None:
         "images. Below the diagonal a classifier is surer than it is right. ECE in points: the mean distance from the "
         f"diagonal over all images. Bins of fewer than {FEW} images are in the table alone.{more}"
     )
-    return Section(
+    return Panel(
         "reliability", "Reliability", caption, Sheet(heads, rows, (3, 4, 5)), lambda narrow: draw(found, narrow),
         fold=True, in_markdown=False,
     )  # fmt: skip
@@ -138,3 +140,11 @@ def draw(found: Sequence[Bins], narrow: bool = False) -> Figure:
         figure.text((0.45 + across * side / 2) / size[0], 0.05 / size[1], "confidence (%)", ha="center", color=SOFT)
         figure.text(0.03 / size[0], 0.5, "accuracy (%)", va="center", rotation=90, color=SOFT)
     return figure
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = panel(studied.study, studied.samples)
+    return [] if found is None else [found]
+
+
+SECTION = Section(order=60, make=make)

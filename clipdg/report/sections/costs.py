@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from clipdg.core.plugins import Section
 from clipdg.records.record import Record
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Study
 
 HEADS = ("method", "runs", "fit, s", "whole run, s", "fitted, images/s", "tested, images/s", "peak memory, MiB",
          "learnt parameters", "device")  # fmt: skip
 
 
-def section(study: Study) -> Section | None:
+def panel(study: Study) -> Panel | None:
     """None if no record says how long it took."""
     rows = []
     for row in study.rows:
-        timings = [r.content["timing"] for r in row.records]
+        timings = [r.timing for r in row.records]
         devices = dict.fromkeys(_device(r) for r in row.records)
         rows.append(
             (
                 Shown(row.label, row.label),
                 Shown(str(len(row.records)), len(row.records)),
-                _middle([t.get("fit_seconds") for t in timings], 1),
-                _middle([t.get("seconds") for t in timings], 1),
+                _middle([t.fit_seconds for t in timings], 1),
+                _middle([t.seconds for t in timings], 1),
                 _middle([_fitted(r) for r in row.records], 0),
                 _middle([_rate(r) for r in row.records], 0),
-                _middle([t.get("peak_memory_mib") for t in timings], 0),
-                _middle([t.get("trainable_parameters") for t in timings], 0),
+                _middle([t.peak_memory_mib for t in timings], 0),
+                _middle([t.trainable_parameters for t in timings], 0),
                 Shown("; ".join(devices), "; ".join(devices)),
             )
         )
@@ -49,7 +50,7 @@ def section(study: Study) -> Section | None:
         "CPU, the largest where several shared the fit. Seconds of different devices, or of a machine with other work, "
         "cannot be compared."
     )
-    return Section("costs", "What it cost", caption, sheet)
+    return Panel("costs", "What it cost", caption, sheet)
 
 
 def _middle(values: Sequence[float | None], decimals: int) -> Shown:
@@ -62,26 +63,34 @@ def _middle(values: Sequence[float | None], decimals: int) -> Shown:
 
 def _fitted(record: Record) -> float | None:
     """Images a second of a fit by gradient descent; none of what is solved for, which is after no update."""
-    rate: float | None = record.content["timing"].get("images_per_second")
-    return rate if any(e["step"] for e in record.evaluations) else None
+    rate: float | None = record.timing.images_per_second
+    return rate if any(e.step for e in record.evaluations) else None
 
 
 def _rate(record: Record) -> float | None:
     """Images a second in evaluation; an image counts once, however many splits it is in, for each alpha of a curve."""
-    timing = record.content["timing"]
-    if timing.get("seconds") is None:
+    timing = record.timing
+    if timing.seconds is None:
         return None
-    seconds = timing["seconds"] - (timing.get("fit_seconds") or 0.0)
-    tested = {(e["domain"], e["split"]): e["num_images"] for e in record.evaluations}
-    splits = record.content["data"]["num_images"]
+    seconds = timing.seconds - (timing.fit_seconds or 0.0)
+    tested = {(e.domain, e.split): e.num_images for e in record.evaluations}
+    splits = record.data.num_images
     images = sum(n for (domain, split), n in tested.items() if split in splits.get(domain, ()))
-    times = len({e["alpha"] for e in record.content.get("curve", ())}) or 1
+    times = len({e.alpha for e in record.curve}) or 1
     return times * images / seconds if seconds > 0 and images else None
 
 
 def _device(record: Record) -> str:
-    timing = record.content["timing"]
-    threads = timing.get("threads")
-    name = str(timing.get("device", "not said"))
+    timing = record.timing
+    threads = timing.threads
+    name = timing.device or "not said"
     name = name if threads is None else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
-    return f"{name}; fitted by {timing['processes']} processes" if "processes" in timing else name
+    return name if timing.processes is None else f"{name}; fitted by {timing.processes} processes"
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = panel(studied.study)
+    return [] if found is None else [found]
+
+
+SECTION = Section(order=80, make=make)

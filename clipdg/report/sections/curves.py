@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from clipdg.core.plugins import Section
 from clipdg.records.evaluations import reported_split
 from clipdg.records.record import Record
 from clipdg.report.figures import GRID, PAPER, SOFT, spread, style
 from clipdg.report.numbers import format_mean
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Cell, Row, Setting, Study, Table, row_key
 from clipdg.storage.publish import digest
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # Okabe & Ito's, in an order in which neighbours differ in lightness; each has its own marker too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^vP"
+
+Side = Literal["source", "target"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def families(study: Study, t: Table) -> list[Family]:
     by_key: dict[str, dict[int, Setting]] = {}
     for row in study.rows:
         record = row.records[0]
-        shots = record.content["config"].get("shots")
+        shots = record.config.get("shots")
         if shots is not None:
             by_key.setdefault(_without_shots(record), {})[int(shots)] = row
     rows = {r.label: r for r in t.rows}
@@ -49,7 +52,7 @@ def families(study: Study, t: Table) -> list[Family]:
     return found
 
 
-def section(study: Study, t: Table) -> Section | None:
+def panel(study: Study, t: Table) -> Panel | None:
     found = families(study, t)
     if not found:
         return None
@@ -72,14 +75,14 @@ def section(study: Study, t: Table) -> Section | None:
         + (f"Drawn: the first {len(COLOURS)} of {len(found)}; the table has all. " if len(found) > len(COLOURS) else "")
     ).strip()
     sheet = Sheet(("method", "shots", "source", "shifted", "seeds"), tuple(rows), (1, 2, 3, 4))
-    return Section(
+    return Panel(
         "few-shot", "Few-shot curves", caption, sheet, lambda narrow: draw(found[: len(COLOURS)], level, narrow)
     )
 
 
 def zero_shot(study: Study, t: Table) -> Row | None:
     """The highest row that was fitted on nothing."""
-    labels = [row.label for row in study.rows if row.records[0].content["data"]["num_fit"] == 0]
+    labels = [row.label for row in study.rows if row.records[0].data.num_fit == 0]
     return next(
         (r for label in labels for r in t.rows if r.label == label and r.cells["shifted"].mean is not None), None
     )
@@ -159,7 +162,7 @@ def _percent(fraction: float | None) -> float:
 
 
 def _without_shots(record: Record) -> str:
-    config = {**record.content["config"], "shots": None}
+    config = {**record.config, "shots": None}
     return digest(row_key(Record({**record.content, "config": config})))
 
 
@@ -188,37 +191,37 @@ def paths(study: Study) -> list[Path]:
     """Of the rows whose every record has a curve; of an alpha that one of them lacks, nothing."""
     found = []
     for row in study.rows:
-        by_alpha: dict[float, dict[str, list[float]]] = {}
-        if not all(r.content.get("curve") for r in row.records):
+        by_alpha: dict[float, dict[Side, list[float]]] = {}
+        if not all(r.curve for r in row.records):
             continue
         for record in row.records:
-            for alpha in dict.fromkeys(e["alpha"] for e in record.content["curve"]):
-                there = by_alpha.setdefault(float(alpha), {"sources": [], "targets": []})
-                for key in there:
-                    value = _mean_at(record, float(alpha), key)
+            for alpha in dict.fromkeys(e.alpha for e in record.curve):
+                there: dict[Side, list[float]] = by_alpha.setdefault(float(alpha), {"source": [], "target": []})
+                for role in there:
+                    value = _mean_at(record, float(alpha), role)
                     if value is not None:
-                        there[key].append(value)
+                        there[role].append(value)
         num = len(row.records)
         points = tuple(
-            (alpha, fmean(v["sources"]), fmean(v["targets"]))
+            (alpha, fmean(v["source"]), fmean(v["target"]))
             for alpha, v in sorted(by_alpha.items())
-            if len(v["sources"]) == len(v["targets"]) == num
+            if len(v["source"]) == len(v["target"]) == num
         )
         if points:
-            chosen = row.records[0].content["config"]["method"].get("alpha")
+            chosen = row.records[0].config["method"].get("alpha")
             found.append(Path(row.label, points, chosen, len(row.seeds)))
     return found
 
 
-def _mean_at(record: Record, alpha: float, key: str) -> float | None:
+def _mean_at(record: Record, alpha: float, role: Side) -> float | None:
     """Mean top-1 over the sources or targets of a record at one alpha, on the splits that reports use."""
     values = []
-    for domain in record.content["shift"][key]:
+    for domain in record.shift.side(role):
         split = reported_split(record, domain)
         at = [
-            e["metrics"].get("top1")
-            for e in record.content["curve"]
-            if (e["domain"], e["split"]) == (domain, split) and float(e["alpha"]) == alpha
+            e.metrics.get("top1")
+            for e in record.curve
+            if (e.domain, e.split) == (domain, split) and float(e.alpha) == alpha
         ]
         if not at or at[0] is None:
             return None
@@ -226,7 +229,7 @@ def _mean_at(record: Record, alpha: float, key: str) -> float | None:
     return fmean(values) if values else None
 
 
-def path_section(study: Study) -> Section | None:
+def path_panel(study: Study) -> Panel | None:
     found = paths(study)
     if not found:
         return None
@@ -246,9 +249,7 @@ def path_section(study: Study) -> Section | None:
         "seeds. Hollow: α = 0; ringed: the α of the tables above, chosen without looking at a target."
     )
     sheet = Sheet(("method", "α", "source", "shifted", "seeds"), rows, (1, 2, 3, 4))
-    return Section(
-        "weights-between", "Between zero-shot and fine-tuned", caption, sheet, lambda n: draw_paths(found, n)
-    )
+    return Panel("weights-between", "Between zero-shot and fine-tuned", caption, sheet, lambda n: draw_paths(found, n))
 
 
 def draw_paths(found: Sequence[Path], narrow: bool = False) -> Figure:
@@ -276,3 +277,11 @@ def draw_paths(found: Sequence[Path], narrow: bool = False) -> Figure:
         axes.set_xlabel("source, top-1 accuracy (%)")
         axes.set_ylabel("mean of shifted domains (%)")
     return figure
+
+
+def make(studied: Studied) -> list[Panel]:
+    found = (panel(studied.study, studied.table), path_panel(studied.study))
+    return [one for one in found if one is not None]
+
+
+SECTION = Section(order=20, make=make)

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clipdg.records.evaluations import benchmark_name
+from clipdg.core.plugins import Section
 from clipdg.records.statistics import (
     ALEXNET_ERRORS,
     corruption_accuracies,
     mean_corruption_accuracy,
     mean_corruption_error,
 )
+from clipdg.report import effective_robustness
 from clipdg.report.published.beside import numbers
-from clipdg.report.sections import effective_robustness
-from clipdg.report.sections.section import Section, Sheet, Shown
+from clipdg.report.section import Panel, Sheet, Shown, Studied
 from clipdg.report.tables import Study, Table
 
 COLUMNS = {
@@ -32,9 +32,9 @@ COLUMNS = {
 }
 
 
-def sections(study: Study, t: Table) -> list[Section]:
+def panels(study: Study, t: Table) -> list[Panel]:
     """Nothing for another benchmark."""
-    if benchmark_name(study.records[0]) != "imagenet":
+    if study.records[0].data.benchmark != "imagenet":
         return []
     found = [_natural(study), _effective(study), _corruptions(study, t)]
     return [s for s in found if s is not None]
@@ -45,7 +45,7 @@ def accuracies(study: Study) -> dict[str, Mapping[str, float]]:
     return {row.label: {dataset: own for dataset, own, _ in numbers(row)} for row in study.rows}
 
 
-def _natural(study: Study) -> Section | None:
+def _natural(study: Study) -> Panel | None:
     by_row = accuracies(study)
     there = [c for c in COLUMNS if any(c in values for values in by_row.values())]
     if len(there) < 2:
@@ -57,10 +57,10 @@ def _natural(study: Study) -> Section | None:
         "among these."
     )
     sheet = Sheet(("method", *(COLUMNS[c] for c in there)), rows, tuple(range(1, len(there) + 1)))
-    return Section("imagenet-shifts", "ImageNet and its shifts", caption, sheet)
+    return Panel("imagenet-shifts", "ImageNet and its shifts", caption, sheet)
 
 
-def _effective(study: Study) -> Section | None:
+def _effective(study: Study) -> Panel | None:
     by_row = accuracies(study)
     baseline = None
     rows: list[tuple[Shown, ...]] = []
@@ -86,10 +86,10 @@ def _effective(study: Study) -> Section | None:
         "(arXiv:2302.01381)."
     )
     heads = ("method", "shift", "ImageNet", "accuracy", "expected", "ρ")
-    return Section("effective-robustness", "Effective robustness", caption, Sheet(heads, tuple(rows), (2, 3, 4, 5)))
+    return Panel("effective-robustness", "Effective robustness", caption, Sheet(heads, tuple(rows), (2, 3, 4, 5)))
 
 
-def _corruptions(study: Study, t: Table) -> Section | None:
+def _corruptions(study: Study, t: Table) -> Panel | None:
     rows = []
     for row in t.rows:
         domains = {c.head: mean for c in t.domains if (mean := row.cells[c.key].mean) is not None}
@@ -110,7 +110,7 @@ def _corruptions(study: Study, t: Table) -> Section | None:
         "empty where a corruption is missing."
     )
     heads = ("method", "mean", "mCE", *(k.replace("_", " ") for k in ALEXNET_ERRORS))
-    return Section("corruptions", "Corruptions", caption, Sheet(heads, tuple(rows), tuple(range(1, len(heads)))))
+    return Panel("corruptions", "Corruptions", caption, Sheet(heads, tuple(rows), tuple(range(1, len(heads)))))
 
 
 def _percent(value: float | None) -> Shown:
@@ -119,3 +119,10 @@ def _percent(value: float | None) -> Shown:
 
 def _points(value: float) -> Shown:
     return Shown(f"{100 * value:+.1f}".replace("-", "−"), round(value, 8))
+
+
+def make(studied: Studied) -> list[Panel]:
+    return list(panels(studied.study, studied.table))
+
+
+SECTION = Section(order=10, make=make)

@@ -85,7 +85,7 @@ def ours(name: str) -> Any:
         def step() -> list[float]:
             losses: list[float] = []
             tower, last = copy.deepcopy(backbone), copy.deepcopy(head)
-            classifier = Classifier(tower, last, len(CLASSES), erm.fit(SETTINGS), trains_backbone=True)
+            classifier = Classifier(tower, last, len(CLASSES), erm.fit(SETTINGS), erm.METHOD, SETTINGS)
             classifier.objective.register_forward_hook(lambda *given: losses.append(given[2].item()))
             with trainer.quiet():
                 made = trainer.make("fit", accelerator="gpu" if setting.device == "cuda" else "cpu", max_epochs=1)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from clipdg.core.errors import DataError
+from clipdg.report import effective_robustness
 from clipdg.report.published import numbers as numbers_
 from clipdg.report.published import page as page_
 from clipdg.report.published.page import DATASETS, Grid, nearest_resnet, write_published
-from clipdg.report.sections import effective_robustness
 
 FAMILY = tuple(DATASETS)
 # open_clip's docs/openclip_results.csv, tag openai: ImageNet, V2, Sketch, A, R, ObjectNet in percent.

@@ -15,10 +15,10 @@ from clipdg.core import signals
 from clipdg.core.errors import ConfigError, StorageError
 from clipdg.records.folder import read_records
 from clipdg.records.record import predictions
-from clipdg.runs import config, engines, status, sweep
-from clipdg.runs.engines import Engine
+from clipdg.runs import config, status, sweep
 from clipdg.runs.engines.local import Local
 from clipdg.runs.session import Session
+from clipdg.runs.task import Engine, EngineOptions, choose
 
 MINE = "plugins_of.a_user"
 
@@ -143,21 +143,21 @@ def test_an_engine_that_was_only_looked_at_leaves_nothing_to_clean_up(monkeypatc
         raise AssertionError("a folder was made before there was a worker")
 
     monkeypatch.setattr("tempfile.mkdtemp", folder)
-    engines.choose("local", 2)
+    choose("local", EngineOptions(2))
 
 
 def test_what_ray_reserves_is_refused_elsewhere_and_reaches_it() -> None:
     with pytest.raises(ConfigError, match="--engine local has no such thing"):
-        engines.choose("local", 1, gpus=0.5)
+        choose("local", EngineOptions(gpus=0.5))
     pytest.importorskip("ray", reason="the extra clipdg[ray] is not installed")
     from clipdg.runs.engines.ray import Ray
 
-    assert engines.choose("ray", 4, cpus=2.0, gpus=0.5) == Ray(4, 2.0, 0.5)
+    assert choose("ray", EngineOptions(4, cpus=2.0, gpus=0.5)) == Ray(4, 2.0, 0.5)
 
 
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'slurm'"):
-        engines.choose("slrum", 1)
+        choose("slrum", EngineOptions())
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipdg.report.effective_robustness import Line, logit
 from clipdg.report.figures import INK, PAPER, SOFT, SOURCE, TARGET, render, spread, style
-from clipdg.report.sections.effective_robustness import Line, logit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -65,10 +65,10 @@ class Samples:
         return found
 
     def _read(self, record: Record) -> dict[tuple[str, str], Tested]:
-        stored = record.content["predictions"]
+        stored = record.predictions
         if stored is None:
             return {}
-        name = Path(stored["file"]).name
+        name = Path(stored.file).name
         if name not in self._places:
             self.missing.append(record.run_id)
             return {}
