@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,10 +16,10 @@ from clipdg.core.errors import ConfigError
 # What to do with a new file of each kind, as it is.
 RUNS = {
     "benchmark": "clipdg run benchmark={name} backbone=tiny method=zero_shot",
-    "backbone": "clipdg run benchmark=miniatures backbone={name} backbone.weights=random:0 method=linear_probe",
+    "backbone": "clipdg run benchmark=rotated_digits backbone={name} method=linear_probe shift=75",
     "method": "clipdg run benchmark=rotated_digits backbone=tiny method={name} shift=75",
     "objective": "clipdg run benchmark=rotated_digits backbone=tiny method=clip_adapter objective={name} shift=75",
-    "metric": "clipdg run benchmark=miniatures backbone=tiny method=zero_shot 'metrics=[{name}]'",
+    "metric": "clipdg run benchmark=rotated_digits backbone=tiny method=zero_shot metrics=[{name}] shift=75",
     "section": "clipdg report DIR --section {name}",
     "engine": "clipdg sweep FILE.yaml --engine {name}",
 }
@@ -48,8 +49,7 @@ def check(
 
     num_problems = 0
     for kind in kinds_of(family):
-        options = {key: given.pop(key) for key in ("root", "weights") if key in given}
-        found = CONTRACTS[kind](name, **options, **({"settings": given} if given else {}))
+        found = CONTRACTS[kind](name, **_options(kind, given))
         print(f"{name}, for {kind}")
         for each in found:
             print(f"  {'PROBLEM' if each.problems else 'ok' if each.looked else 'not looked at':13}  {each.says}")
@@ -79,6 +79,16 @@ def new(
     say(f"{file} works as it is. Check it, run it, then change it:")
     print(f"clipdg check plugin {name}")
     print(RUNS[kind].format(name=name))
+
+
+def _options(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the contract of a kind is told beside the name. Raises ConfigError for a kind that has no settings."""
+    beside = {"benchmarks": ("root",), "backbones": ("weights",), "methods": (), "objectives": ()}
+    if given and kind not in beside:
+        raise ConfigError(f"plug-ins for {kind} have no settings; leave {', '.join(given)} out")
+    options = {key: value for key, value in given.items() if key in beside.get(kind, ())}
+    settings = {key: value for key, value in given.items() if key not in options}
+    return options | ({"settings": settings} if settings else {})
 
 
 def _check_name(name: str, kind: str, file: Path) -> None:

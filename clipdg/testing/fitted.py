@@ -89,9 +89,13 @@ class Gradients(lightning.Callback):
 
 @dataclass
 class Fitted:
-    """A classifier before and after its fit, and what a script's ``trainer.test`` predicted."""
+    """A classifier before and after its fit, and what a script's ``trainer.test`` predicted.
+
+    ``untouched``: a copy from before the test, which has not seen an image since the fit; None if it cannot be copied.
+    """
 
     model: Classifier
+    untouched: Classifier | None
     before: Mapping[str, Tensor]
     gradients: Gradients
     predicted: Mapping[tuple[str, str], int]  # (domain, image) -> class
@@ -205,7 +209,10 @@ class Subject:
 
     def final(self) -> Classifier:
         """A copy of what is tested: the fitted classifier, or what was built if nothing is learnt."""
-        return copy.deepcopy(self.fitted().model).eval()
+        untouched = self.fitted().untouched
+        if untouched is None:
+            raise NotPossible
+        return copy.deepcopy(untouched).eval()
 
     def streamed(self, names: Sequence[str], classifier: Classifier) -> dict[str, dict[int, float]]:
         """By domain the confidence in each row's prediction, if these domains are tested in this order."""
@@ -251,10 +258,18 @@ def _fit(subject: Subject, folder: Path) -> Fitted:
         script = trainer_for(model, gradients)
         if subject.learns:
             script.fit(model, data)
+        untouched = _copied(model)
         script.test(model, data, verbose=False)
     predicted = {}
     for domain, found in model.predictions.items():
         ids = subject.benchmark.domains[domain].rows.ids
         for row, label in zip(found.indices.tolist(), found.predicted.tolist(), strict=True):
             predicted[domain, ids[row]] = label
-    return Fitted(model, before, gradients, predicted)
+    return Fitted(model, untouched, before, gradients, predicted)
+
+
+def _copied(model: Classifier) -> Classifier | None:
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # the check of copies tells it
+        return None
