@@ -37,16 +37,13 @@ def kinds_of(name: str) -> list[str]:
 
 
 def assert_contract(name: str, kind: str | None = None, **options: Any) -> None:
-    """Raises AssertionError with every problem of a plug-in; of all kinds that its file is, or of one.
+    """Raises AssertionError with every problem of a plug-in; of all kinds that its file is, or of one ("method").
 
     ``options`` are those of the kind's check, such as ``root`` of a benchmark or ``settings``.
     """
     family = name.partition(":")[0]
     for each in plugins.KINDS:
         plugins.admit(each, family)  # a person wrote it, in a test
-    problems = [
-        problem
-        for each in ([kind] if kind else kinds_of(family))
-        for problem in problems_in(CONTRACTS[each](name, **options))
-    ]
+    kinds = [f"{kind}s"] if kind else kinds_of(family)
+    problems = [problem for each in kinds for problem in problems_in(CONTRACTS[each](name, **options))]
     assert not problems, "\n".join(str(problem) for problem in problems)

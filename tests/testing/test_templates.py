@@ -66,9 +66,10 @@ def new(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
 def told(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
     """The exit code of ``clipdg COMMAND`` in this process, and what it printed on either stream."""
     capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["clipdg", *command.split()])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     return ended.value.code, *capsys.readouterr()
 
 
@@ -103,7 +104,7 @@ def test_a_template_holds_its_contract_and_runs(kind: str, empty: Path, done: Do
     assert len(text.splitlines()) <= 62
     assert "NAME" not in text
     assert max(map(len, text.splitlines())) <= 120
-    assert_contract("my_own", f"{kind}s")
+    assert_contract("my_own", kind)
     (empty / "FILE.yaml").write_text(SWEEP.replace("METHOD", "zero_shot"))
     if kind == "section":
         done(f"run {SMALL} method=zero_shot --out DIR")
