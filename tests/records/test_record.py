@@ -365,10 +365,10 @@ def test_an_index_that_rotted_is_not_used(many: Path, harm: Callable[[bytes], by
 
 def test_settings_that_came_later_leave_the_first_records_their_rows() -> None:
     """Each of the first records with its settings given anew: what there was then makes today's identity."""
-    files = sorted((Path(__file__).parents[2] / "results" / "miniatures").glob("*.json"))
-    assert len(files) == 42
-    for file in files:
-        then = read_record(file).content["config"]
+    records, errors = read_records([Path(__file__).parents[2] / "results" / "miniatures"])
+    assert (len(records), errors) == (42, [])
+    for record in records:
+        then = record.config
         today = identity(config.load(values=then).plain)
         assert {k: v for k, v in today.items() if k != "picks"} == identity(then)
 
