@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdg.cli.console import Out, app, check_folder, say
+from clipdg.core import plugins
 from clipdg.core.errors import ConfigError, RecordError
 
 
@@ -45,6 +46,8 @@ def report(
     if protocol and not folders:
         raise ConfigError("give --protocol a folder with records (clipdg report DIR --protocol domainbed)")
     check_folder(out)
+    for name in section or ():
+        plugins.admit("sections", name)
     if folders and protocol:
         _write_protocol(folders, out, incomplete)
     elif folders:
@@ -91,10 +94,8 @@ def import_(
     out: Out = Path("results/imported"),
 ) -> None:
     """Make records of DomainBed's own results (DIR/*/results.jsonl)."""
-    from clipdg.core.plugins import nearest
-
     if what != "domainbed":
-        raise ConfigError(f"no '{what}' to import.{nearest(what, ['domainbed'])} There is: domainbed.")
+        raise ConfigError(f"no '{what}' to import.{plugins.nearest(what, ['domainbed'])} There is: domainbed.")
     from clipdg.records.domainbed_import import read_sweep
 
     check_folder(out)

@@ -7,9 +7,9 @@ For pytest::
     def test_mine() -> None:
         assert_contract("my_package.my_method")
 
-``check_method``, ``check_benchmark`` and so on give the problems as a list, and ``clipdg check plugin
-my_package.my_method`` prints them. All of it takes seconds and needs no network: a tiny backbone with random weights, coloured squares, and
-the Classifier and Trainer that runs have.
+``check_method``, ``check_benchmark`` and so on give the problems as a list, and ``clipdg check plugin NAME`` prints
+them. All of it takes seconds and needs no network: a tiny backbone with random weights, coloured squares, and the
+Classifier and Trainer that runs have.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from clipdg.testing.method import check_method
 from clipdg.testing.metric import check_metric
 from clipdg.testing.objective import check_objective
 from clipdg.testing.problem import Check, Problem
+from clipdg.testing.section import check_section
 
 __all__ = [
     "Check",
@@ -33,5 +34,6 @@ __all__ = [
     "check_method",
     "check_metric",
     "check_objective",
+    "check_section",
     "kinds_of",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipdg.core import plugins
 from clipdg.core.errors import ConfigError
-from clipdg.testing import backbone, benchmark, engine, method, metric, objective
+from clipdg.testing import backbone, benchmark, engine, method, metric, objective, section
 from clipdg.testing.problem import Check, problems_in
 
 CONTRACTS: Mapping[str, Callable[..., list[Check]]] = {
@@ -16,6 +16,7 @@ CONTRACTS: Mapping[str, Callable[..., list[Check]]] = {
     "methods": method.checks,
     "objectives": objective.checks,
     "metrics": metric.checks,
+    "sections": section.checks,
     "engines": engine.checks,
 }
 

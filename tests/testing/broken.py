@@ -113,7 +113,11 @@ class Here:
             yield task, perform(task, session)
     def close(self): pass
 """,
-    "sections": "",
+    "sections": """
+import random
+from clipdg.core.plugins import Section
+from clipdg.report.section import Panel, Sheet, Shown
+""",
 }
 
 NOTHING = "\nMETHOD = Method(config=Config, build=build, trains='nothing', needs_text=True)\n"
@@ -486,6 +490,26 @@ class Mine(Network):
     def encode_image(self, images):
         return super().encode_image(images)
 """ + BACKBONE),
+    # Sections.
+    ("sections", "make gives None of a study of four runs; return a list of Panel", """
+SECTION = Section(make=lambda studied: None)
+"""),
+    ("sections", "is another when it is made again", """
+def make(studied):
+    sheet = Sheet(("method",), ((Shown(str(random.SystemRandom().random()), 1.0),),), ())
+    return [Panel("mine", "Mine", "", sheet)]
+SECTION = Section(make=make)
+"""),
+    ("sections", "the key 'costs' is another panel's too", """
+def make(studied):
+    return [Panel("costs", "Mine", "", Sheet(("method",), (), ()))]
+SECTION = Section(make=make)
+"""),
+    ("sections", "panel mine has 2 heads, and a row or numeric that does not fit them", """
+def make(studied):
+    return [Panel("mine", "Mine", "", Sheet(("method", "x"), ((Shown("a", "a"),),), ()))]
+SECTION = Section(make=make)
+"""),
     # Engines.
     ("engines", "came back 0 times", """
 class Mine(Here):

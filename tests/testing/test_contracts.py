@@ -54,6 +54,11 @@ def test_built_in_metrics(name: str) -> None:
     assert_all_looked_at(CONTRACTS["metrics"](name))
 
 
+@pytest.mark.parametrize("name", plugins.names("sections"))
+def test_built_in_sections(name: str) -> None:
+    assert_all_looked_at(CONTRACTS["sections"](name))
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_built_in_benchmarks(name: str) -> None:
     assert_all_looked_at(CONTRACTS["benchmarks"](name))

@@ -111,7 +111,7 @@ def test_a_template_holds_its_contract_and_runs(kind: str, empty: Path, done: Do
     printed = command.removeprefix("clipdg ") + " --out out"
     if kind == "section":
         done(printed)
-        assert "my_own" in (empty / "out" / "report.html").read_text()
+        assert "own-my-own" in (empty / "out" / "report.html").read_text()
         return
     done(printed)
     found = contents(empty / "out")
