@@ -43,7 +43,7 @@ class Subject:
         found = []
         for method in ("zero_shot", "linear_probe"):
             for seed in (0, 1):
-                values = {"benchmark": BENCHMARK, "shift": TARGET, "method": method, "seed": seed}
+                values: dict[str, Any] = {"benchmark": BENCHMARK, "shift": TARGET, "method": method, "seed": seed}
                 values |= {"backbone": {"name": "tiny", "weights": "random:0"}}
                 found += run(config.load(values=values), self.folder, session)
         return found

@@ -331,7 +331,8 @@ class Mine(Zero):
 @dataclass(frozen=True)
 class WithFile:
     file: str | None = None
-""" + BY_METHOD + "METHOD = Method(config=WithFile, build=build, trains='nothing', needs_text=True, needs_file=True)\n"),
+""" + BY_METHOD
+     + "METHOD = Method(config=WithFile, build=build, trains='nothing', needs_text=True, needs_file=True)\n"),
     # Objectives.
     ("objectives", r"the loss is tensor\(\[", """
 class Mine(nn.Module):
