@@ -33,7 +33,7 @@ def check(
         list[str] | None, typer.Argument(metavar="key=value", help="Its settings; of a benchmark also root=DIR.")
     ] = None,
 ) -> None:
-    """Hold a file against the contract of its kind: clipdg check plugin my_method.
+    """Hold a file against its contract: clipdg check plugin NAME.
 
     A line for each thing that is looked at, and a sentence for each problem.
     """
@@ -65,7 +65,7 @@ def new(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(RUNS)}.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the plug-in; its file is NAME.py.")],
 ) -> None:
-    """Write a plug-in to begin with into this folder: clipdg new method my_method."""
+    """Write a plug-in to begin with: clipdg new method NAME."""
     if kind not in RUNS:
         raise ConfigError(f"no kind '{kind}'.{plugins.nearest(kind, list(RUNS))} There are: {', '.join(RUNS)}.")
     file = Path(f"{name}.py")
