@@ -1,4 +1,4 @@
-"""CLIP-Adapter: a bottleneck of two layers beside the image features.
+"""CLIP-Adapter: a two-layer bottleneck beside the features.
 
 Gao et al. 2021, arXiv:2110.04544. A feature f becomes ``ratio A(f) + (1 - ratio) f`` with ``A = ReLU W_2 ReLU W_1``.
 W_1 is a quarter as wide as the feature, neither layer has a bias, and the ratio is 0.2, as in the authors' code

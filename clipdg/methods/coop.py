@@ -1,4 +1,4 @@
-"""CoOp: context vectors are learnt in place of a prompt's words.
+"""CoOp: context vectors are learnt in place of prompt words.
 
 Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, arXiv:2109.01134. A prompt is
 [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS], or has the class name in the middle of the V or in front of them. Only

@@ -1,4 +1,4 @@
-"""ERM: the image encoder and a linear head are trained together.
+"""ERM: image encoder and linear head are trained together.
 
 Vapnik, Statistical Learning Theory, 1998; the supervised baseline of DomainBed (Gulrajani & Lopez-Paz 2021). It
 minimises the cross-entropy on the sources by Adam at 5e-5, with no weight decay, and with dropout in front of the head.

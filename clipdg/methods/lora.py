@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates of the image tower's attention projections.
+"""LoRA: low-rank updates of the image tower's attention.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685; through peft. Each chosen
 matrix W becomes W + alpha / rank · B A. At first A (rank, inputs) is random and B (outputs, rank) is zero, so a fit

@@ -1,4 +1,4 @@
-"""Tip-Adapter: zero-shot logits plus those of a cache of images.
+"""Tip-Adapter: zero-shot logits plus those of an image cache.
 
 Zhang et al. 2022, arXiv:2207.09519. An image's logits are
 ``scale cos(f, text) + alpha sum_i exp(-beta (1 - cos(f, key_i))) onehot(y_i)``, where the keys are the features of the

@@ -1,4 +1,4 @@
-"""WiSE-FT: weights between zero-shot and the fine-tuned image tower.
+"""WiSE-FT: weights between zero-shot and fine-tuned ones.
 
 Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, arXiv:2109.01903; mlfoundations/wise-ft at 58b7a4b.
 The head starts as the class directions times the logit scale, with a bias of 0, over features of unit length. AdamW

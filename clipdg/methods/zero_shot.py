@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: the class whose prompts lie nearest to the image.
+"""Zero-shot CLIP: the class with the nearest prompts.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv:2103.00020.
 """
