@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 # Each adds its commands to app.
-from clipdg.cli import about, cache, classify, data, fetch, pretrain, reports, runs  # noqa: F401
+from clipdg.cli import about, cache, classify, data, fetch, plugins, pretrain, reports, runs  # noqa: F401
 from clipdg.cli.console import INTERRUPTED, app, complain
 from clipdg.core.errors import ClipdgError
 from clipdg.core.signals import EXIT_CODE, Stopped

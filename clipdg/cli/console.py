@@ -14,8 +14,8 @@ import typer.core
 from clipdg.core.errors import ConfigError, StorageError
 
 # The order of a study, which --help keeps.
-COMMANDS = ("demo", "run", "sweep", "report", "classify", "words", "pretrain", "list", "data", "fetch", "cache",
-            "import", "export", "doctor")  # fmt: skip
+COMMANDS = ("demo", "run", "sweep", "report", "classify", "words", "pretrain", "list", "check", "new", "data", "fetch",
+            "cache", "pack", "import", "export", "doctor")  # fmt: skip
 
 
 class _InOrder(typer.core.TyperGroup):

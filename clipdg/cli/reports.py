@@ -108,6 +108,23 @@ def import_(
 
 
 @app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with records.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="The archive; DIR/records.tar.xz if not given.")] = None,
+) -> None:
+    """Put the records in DIR and their predictions into one archive.
+
+    clipdg report reads it as it reads the folder: the evidence of a paper in one file. What was learnt is not in it.
+    """
+    from clipdg.records.folder import ARCHIVE
+    from clipdg.records.folder import pack as pack_
+
+    file = out or folder / ARCHIVE
+    num = pack_(folder, file)
+    say(f"{num:,} record{'' if num == 1 else 's'} in {file}; now: clipdg report {file} --out report")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RECORD", help="RUN_ID.json of a run that learnt something.")],
     out: Out = Path("export"),

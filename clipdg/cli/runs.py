@@ -86,9 +86,11 @@ def sweep(
 
     Features that runs share are encoded first. What fails is told at the end and stops no other run.
     """
+    from clipdg.core import plugins
     from clipdg.runs import sweep as sweep_
     from clipdg.runs import sweep_file
 
+    plugins.admit("engines", engine)
     planned = sweep_file.plan(file, overrides or [])
     if not dry_run:
         check_folder(out)

@@ -9,7 +9,9 @@
     report/sections/        SECTION = Section(order=50, make=make)
     runs/engines/           ENGINE = Engine(make=make)
 
-A plug-in is found by the name of its file, or, if it is a user's own, by its dotted path (``method=my_package.mine``).
+A plug-in is found by the name of its file, or, if it is a user's own, by its dotted path (``method=my_package.mine``),
+or by the name of its file in the current folder (``method=mine``), see ``admit``. No file of one's own shadows a
+built-in one.
 A field that there is not is an error when the file is imported, with the nearest one that there is. ``clipdg new KIND
 NAME`` writes a file to begin with, and ``clipdg check plugin my_package.mine`` runs the contract of its kind.
 """
@@ -20,8 +22,10 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -337,19 +341,52 @@ def engine(name: str) -> Engine:
     return found
 
 
+_own: dict[str, Path] = {}  # files of the current folder that a person named, by name
+
+
+def admit(kind: str, name: str) -> None:
+    """Let ``load`` take ``name``, which a person wrote, for a file of the current folder: NAME.py, or PACKAGE/NAME.py.
+
+    Only what a person wrote is admitted, on the command line or in a YAML file that they named: a name that stands in a
+    record or in a file of weights runs no file that happens to lie here. A built-in name means the built-in plug-in.
+    Nothing is imported yet.
+    """
+    parts = name.split(".")
+    file = Path.cwd().joinpath(*parts).with_suffix(".py")
+    if name in names(kind) or not all(part.isidentifier() for part in parts) or not file.is_file():
+        return
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # at its end, so that the folder hides no library; processes inherit it
+    if len(parts) == 1:
+        _own[name] = file
+
+
 def load(kind: str, name: str) -> Definition:
-    """The plug-in ``name`` of a kind: a file of the room, or a dotted path of the user's own.
+    """The plug-in ``name`` of a kind: a file of the room, an admitted file of the user's own, or a dotted path.
 
     Raises ConfigError with the nearest name if there is none, and saying what is wrong with a file that is no plug-in.
     """
     where = KINDS[kind]
     if name in names(kind):
         return definition_in(module_of(f"{where.package}.{name}", kind), kind, name)
+    if name in _own:
+        _check_not_hidden(name, _own[name])
+        return definition_in(module_of(name, kind), kind, name)
     if "." in name and all(part.isidentifier() for part in name.split(".")):
         return definition_in(module_of(name, kind), kind, name)
+    own = f" `clipdg new {kind.removesuffix('s')} {name}` writes one of your own." if name.isidentifier() else ""
     raise ConfigError(
-        f"no '{name}' in {where.folder}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}."
+        f"no '{name}' in {where.folder}/.{nearest(name, names(kind))} There are: {', '.join(names(kind))}.{own}"
     )
+
+
+def _check_not_hidden(name: str, file: Path) -> None:
+    """Raises ConfigError if Python finds another module before the file."""
+    there = sys.modules.get(name)
+    spec = importlib.util.find_spec(name) if there is None else there.__spec__
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != file.resolve():
+        origin = spec.origin if spec is not None else None
+        raise ConfigError(f"{file.name} is hidden by the module '{name}' of {origin or 'Python'}; give it another name")
 
 
 def module_of(path: str, kind: str) -> ModuleType:

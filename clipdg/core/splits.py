@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-FITTED = ("train", "in")
-HELD_OUT = ("val", "out")
+FITTED = ("in", "train")
+HELD_OUT = ("out", "val")
 TEST, ALL = "test", "all"
 
 

@@ -25,10 +25,11 @@ from statistics import fmean
 from typing import Literal
 
 from clipdg.core.errors import RecordError
+from clipdg.core.splits import FITTED, HELD_OUT, TEST
 from clipdg.records.record import Record
 
 Criterion = Literal["training", "loo", "oracle"]
-FITTED, HELD_OUT = ("in", "train", "test"), ("out", "val")  # a domain's larger and its held-out split, by any name
+LARGER = (*FITTED, TEST)  # a domain's larger split, by any name
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _leave_one_out(checkpoints: Sequence[Checkpoint], target: str) -> Choice | N
             continue
         pairs = {next(d for d in c.targets if d != target): c for c in at if len(c.targets) == 2}
         others = [d for d in alone[0].domains if d != target]
-        values = [pairs[v].accuracy(v, FITTED) if v in pairs else None for v in others]
+        values = [pairs[v].accuracy(v, LARGER) if v in pairs else None for v in others]
         found.append(_choice(alone[0], target, values))
     return _first_highest(found)
 
@@ -154,7 +155,7 @@ def _alone(checkpoints: Sequence[Checkpoint], target: str) -> list[Checkpoint]:
 def _choice(checkpoint: Checkpoint, target: str, values: Sequence[float | None]) -> Choice | None:
     """None if a value is missing or not finite, or there is no test accuracy."""
     there = [v for v in values if v is not None and math.isfinite(v)]
-    test = checkpoint.accuracy(target, FITTED)
+    test = checkpoint.accuracy(target, LARGER)
     if not there or len(there) < len(values) or test is None:
         return None
     return Choice(fmean(there), test, checkpoint.draw, checkpoint.step, checkpoint.run_id)

@@ -129,7 +129,7 @@ class DataUsed:
 class Timing:
     """What a run took; never part of an identity."""
 
-    seconds: float | None  # of the whole run, without start-up
+    seconds: float | None = None  # of the whole run, without start-up
     fit_seconds: float | None = None  # None if nothing was fitted
     trainable_parameters: int | None = None  # learnt numbers
     converged: bool | None = None  # whether a solver came to its end
@@ -318,11 +318,20 @@ def _stored(content: Mapping[str, Any] | None) -> StoredFile | None:
 def read_record(path: Path) -> Record:
     """The record in a file. Raises RecordError if it is cut, altered, of another schema or of another run."""
     try:
-        content = json.loads(content_of(path), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise RecordError(f"{path} is not a record: it is nested too deeply") from error
+        found = content_of(path)
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} is not a record: {getattr(error, 'strerror', None) or error}") from error
+    return parse_record(found, str(path), path.stem)
+
+
+def parse_record(found: bytes, path: str, run_id: str) -> Record:
+    """The record in the bytes of the file ``path``, which is named after ``run_id``. Raises as ``read_record``."""
+    try:
+        content = json.loads(found, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise RecordError(f"{path} is not a record: it is nested too deeply") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is not a record: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise RecordError(f"{path} is not a record of schema {SCHEMA}")
     sealed = content.pop("digest", None)
@@ -331,7 +340,7 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path} lacks {', '.join(missing)}")
     if sealed != digest(content):
         raise RecordError(f"{path} was altered after it was written: its digest does not match")
-    if content["run_id"] != path.stem:
+    if content["run_id"] != run_id:
         raise RecordError(f"{path} holds run {content['run_id']}: a record's file carries its run id")
     if content["status"] != "done":
         raise RecordError(f"{path} has status {content['status']}")
@@ -346,7 +355,13 @@ def read_record(path: Path) -> Record:
                 raise RecordError(f"{path}: {name} on {e['domain']} is {value}, not {what}")
     except (TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a record: its evaluations are not those of one") from error
-    return Record(content)
+    record = Record(content)
+    for part in ("shift", "weights", "data", "timing", "protocol"):
+        try:
+            getattr(record, part)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"{path} is not a record: its {part} is not that of one") from error
+    return record
 
 
 @cache
@@ -361,17 +376,21 @@ def predictions(record: Record, folder: Path) -> bytes | None:
 
     Raises RecordError if it is missing or not the one that the record was published with.
     """
-    stored = record.predictions
-    if stored is None:
+    if record.predictions is None:
         return None
-    path = folder / Path(stored.file).name
+    path = folder / Path(record.predictions.file).name
     try:
         content = content_of(path)
     except (OSError, ValueError) as error:
         raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if hash_bytes(content) != stored.digest:
-        raise RecordError(f"{path} is not what run {record.run_id} wrote: its digest does not match")
+    check_predictions(record, content, str(path))
     return content
+
+
+def check_predictions(record: Record, content: bytes, path: str) -> None:
+    """Raises RecordError if ``content`` is not what the run of a record wrote as its predictions."""
+    if record.predictions is None or hash_bytes(content) != record.predictions.digest:
+        raise RecordError(f"{path} is not what run {record.run_id} wrote: its digest does not match")
 
 
 def content_of(path: Path) -> bytes:

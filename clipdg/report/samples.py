@@ -6,8 +6,7 @@ A file is read once, and only if its digest is the one that its record was publi
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from clipdg.core.errors import RecordError
 from clipdg.records.evaluations import reported_split
-from clipdg.records.record import Record, predictions
+from clipdg.records.folder import files_beside
+from clipdg.records.record import Record, check_predictions
 
 
 @dataclass(frozen=True)
@@ -53,31 +53,24 @@ class Samples:
         return None if split is None else self._runs[record.run_id].get((domain, split))
 
     @cached_property
-    def _places(self) -> dict[str, Path]:
-        """File name -> the folder that holds it, the first by name."""
-        found: dict[str, Path] = {}
-        for folder in self._folders:
-            for here, folders, files in os.walk(folder):
-                folders.sort()
-                for name in files:
-                    if name.endswith(".parquet"):
-                        found.setdefault(name, Path(here))
-        return found
+    def _files(self) -> dict[str, Callable[[], bytes]]:
+        """What reads the files beside the records, by name."""
+        return files_beside(self._folders)
 
     def _read(self, record: Record) -> dict[tuple[str, str], Tested]:
-        stored = record.predictions
-        if stored is None:
+        if record.predictions is None:
             return {}
-        name = Path(stored.file).name
-        if name not in self._places:
+        name = Path(record.predictions.file).name
+        if name not in self._files:
             self.missing.append(record.run_id)
             return {}
         try:
-            content = predictions(record, self._places[name])
+            content = self._files[name]()
+            check_predictions(record, content, name)
         except RecordError as error:
             self.problems.append(str(error))
             return {}
-        return {} if content is None else _by_split(content)
+        return _by_split(content)
 
 
 def _by_split(content: bytes) -> dict[tuple[str, str], Tested]:

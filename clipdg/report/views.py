@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdg.records.evaluations import natural, reported, seed_name
+from clipdg.records.folder import files_beside
 from clipdg.records.identity import NOT_IDENTITY, flatten
 from clipdg.records.record import Record
 from clipdg.report.numbers import METRICS, format_mean
@@ -48,16 +49,13 @@ def beside_lines(beside: Sequence[Beside]) -> list[list[object]]:
 
 def contact_sheet(study: Study, folders: Sequence[Path]) -> tuple[tuple[bytes, str] | None, str | None]:
     """The sheet that a run left beside its record, of the lowest seed that has one, and that seed."""
-    there: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("contact-*.png")):
-            there.setdefault(path.name, path)
+    there = {name: read for name, read in files_beside(folders).items() if name.startswith("contact-")}
     for record in sorted(study.records, key=lambda r: (natural(seed_name(r)), r.run_id)) if there else ():
-        found = there.get(f"contact-{record.data.fingerprint[:12]}.png")
-        if found is not None:
-            content = found.read_bytes()
+        name = f"contact-{record.data.fingerprint[:12]}.png"
+        if name in there:
+            content = there[name]()
             if not content.startswith(PNG) or len(content) < 24:
-                return None, f"{without(str(found), folders)} is no PNG; delete it and run again"
+                return None, f"{name} is no PNG; delete it and run again"
             return (content, seed_name(record)), None
     return None, None
 

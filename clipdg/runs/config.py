@@ -172,7 +172,7 @@ def settings_of(file: Path | None, overrides: Sequence[str], values: Mapping[str
 
     ``method=NAME`` goes before ``method.key=value`` wherever it stands: a name that came later would drop the setting.
     """
-    parts = sorted((_parse_override(text) for text in overrides), key=_names_no_part)
+    parts = sorted((parse_override(text) for text in overrides), key=_names_no_part)
     return merged(read_yaml(file) if file is not None else {}, values or {}, *parts)
 
 
@@ -183,7 +183,22 @@ def load(
 
     Raises ConfigError naming the key or value that cannot be meant, where it stands and the nearest one that can.
     """
-    return resolve(settings_of(file, overrides, values), f"{file}" if file else "the settings")
+    given = settings_of(file, overrides, values)
+    if values is None:
+        admit(given)
+    return resolve(given, f"{file}" if file else "the settings")
+
+
+def admit(settings: Mapping[str, Any]) -> None:
+    """Let the plug-ins that a person named in these settings be files of the current folder, see ``plugins.admit``."""
+    for kind, plural in KIND_OF.items():
+        node = settings.get(kind)
+        name = node.get("name") if isinstance(node, Mapping) else node
+        if isinstance(name, str):
+            plugins.admit(plural, plugin_name(kind, name))
+    metrics = settings.get("metrics")
+    for name in metrics if isinstance(metrics, list | tuple) else ():
+        plugins.admit("metrics", str(name))
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +232,7 @@ def resolve(given: dict[str, Any], where: str = "the settings") -> RunSettings:
 
 def from_plain(values: Mapping[str, Any], seeded: tuple[str, ...]) -> RunSettings:
     """Typed settings from plain containers that were checked before, here or by another process."""
+    admit(values)  # in a worker process nobody has yet
     typed: dict[str, Any] = {}
     for f in dataclasses.fields(RunSettings):
         if f.name in _NOT_GIVEN or f.name not in values:
@@ -388,7 +404,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return value
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """``"method.lr=0.1"`` -> ``{"method": {"lr": 0.1}}``. Raises ConfigError for what is no ``key=value``."""
     key, equals, value = text.partition("=")
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):

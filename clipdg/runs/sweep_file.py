@@ -81,7 +81,9 @@ def plan(file: Path, overrides: Sequence[str] = ()) -> list[config.RunSettings]:
         where = f"{file}, run {number + 1}" + (f" ({row['label']})" if row.get("label") else "")
         for settings in _expand(content, row, fixed, where):
             try:
-                resolved = config.resolve(config.merged(base, settings, fixed))
+                given = config.merged(base, settings, fixed)
+                config.admit(given)
+                resolved = config.resolve(given)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
             label, key = resolved.label, _key(resolved)

@@ -38,7 +38,7 @@ def run(*overrides: str, out: Path | None = None) -> Record:
 
 
 def found(entries: Any, **of: Any) -> dict[tuple[str, str], Any]:
-    return {(e.domain, e.split): e.metrics for e in entries if all(e[k] == v for k, v in of.items())}
+    return {(e.domain, e.split): e.metrics for e in entries if all(getattr(e, k) == v for k, v in of.items())}
 
 
 def nlls(metrics: dict[tuple[str, str], Any]) -> dict[tuple[str, str], float]:
@@ -47,15 +47,15 @@ def nlls(metrics: dict[tuple[str, str], Any]) -> dict[tuple[str, str], float]:
 
 def test_the_curve_begins_at_zero_shot_and_ends_at_the_fine_tuned_weights() -> None:
     half, whole = run(), run("method.alpha=1")
-    curve = half.content["curve"]
-    assert sorted({e["alpha"] for e in curve}) == [i / 10 for i in range(11)]
+    curve = half.curve
+    assert sorted({e.alpha for e in curve}) == [i / 10 for i in range(11)]
     zero_shot = run_.run(
         config.load(overrides=[*BASE[:4], "method=zero_shot", "method.templates=['a {}']", "shift=dark"])
     )[0]
     assert nlls(found(curve, alpha=0.0)) == pytest.approx(nlls(found(zero_shot.evaluations)), rel=1e-5)
     assert found(curve, alpha=1.0) == found(whole.evaluations)
     assert found(curve, alpha=0.5) == found(half.evaluations)
-    assert curve == whole.content["curve"]  # the same fit
+    assert curve == whole.curve  # the same fit
     assert half.run_id != whole.run_id
     assert found(curve, alpha=0.0) != found(curve, alpha=1.0)
 
@@ -65,7 +65,7 @@ def test_reports_read_the_configured_alpha_alone() -> None:
     for domain, split in (("dark", "all"), ("bright", "out")):
         evaluation = evaluations.reported(record, domain)
         assert evaluation is not None
-        assert evaluation["metrics"] == found(record.content["curve"], alpha=0.3)[domain, split]
+        assert evaluation.metrics == found(record.curve, alpha=0.3)[domain, split]
 
 
 def test_an_impossible_number_in_a_curve_is_refused(tmp_path: Path) -> None:

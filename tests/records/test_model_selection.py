@@ -190,9 +190,7 @@ def test_an_own_random_search_is_chosen_from_by_all_three_criteria(tmp_path: Pat
     domains = ("+90%", "+80%", "-90%")
 
     def top1(trial: int, draw: int, targets: set[str], domain: str) -> float:
-        [e] = [
-            e for e in runs[trial, draw, frozenset(targets)].evaluations if (e.domain, e.split) == (domain, "in")
-        ]
+        [e] = [e for e in runs[trial, draw, frozenset(targets)].evaluations if (e.domain, e.split) == (domain, "in")]
         return float(e.metrics["top1"])
 
     made = protocol(found)

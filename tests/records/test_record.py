@@ -13,9 +13,19 @@ from clipdg.core.errors import RecordError, StorageError
 from clipdg.records import index as index_
 from clipdg.records.folder import read_records
 from clipdg.records.identity import flatten, identity
-from clipdg.records.record import SCHEMA, Record, predictions, read_record
+from clipdg.records.record import SCHEMA, Evaluation, Record, ShiftUsed, predictions, read_record
 from clipdg.runs import config
 from clipdg.storage.publish import canonical, digest, hash_bytes, publish
+
+
+def data(letter: str) -> dict[str, Any]:
+    return {
+        "benchmark": "squares",
+        "fingerprint": letter * 64,
+        "classes": ["cat", "dog"],
+        "num_fit": 8,
+        "num_images": {"dark": {"in": 29, "out": 7}},
+    }
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -29,8 +39,8 @@ def content(**changes: Any) -> dict[str, Any]:
         "evaluations": [
             {"domain": "dark", "split": "all", "step": 5, "num_images": 36, "metrics": {"top1": 0.5, "nll": 2.5}}
         ],
-        "weights": {"fingerprint": "f" * 64, "random": False, "provenance": {}},
-        "data": {"fingerprint": "d" * 64},
+        "weights": {"backbone": "tiny", "tag": "a", "fingerprint": "f" * 64, "random": False, "provenance": {}},
+        "data": data("d"),
         "versions": {},
         "timing": {},
         "predictions": None,
@@ -103,18 +113,47 @@ def test_a_group_ignores_the_seed_and_what_names_things() -> None:
     same = config | {"seed": 1, "label": "another name", "backbone": {"weights": "elsewhere.bin"}}
     assert Record(content(config=same)).group == one.group
     assert Record(content(config=config | {"method": {"name": "coop", "lr": 0.2}})).group != one.group
-    assert Record(content(data={"fingerprint": "e" * 64})).group != one.group
+    assert Record(content(data=data("e"))).group != one.group
     assert Record(content(weights=one.content["weights"] | {"fingerprint": "e" * 64})).group != one.group
 
 
 def test_weights_that_follow_the_seed_count_by_their_recipe() -> None:
     def of(seed: int, recipe: str) -> str:
-        weights = {"fingerprint": str(seed) * 64, "random": False, "provenance": {"recipe": recipe}}
+        named = {"backbone": "tiny", "tag": "a"}
+        weights = {**named, "fingerprint": str(seed) * 64, "random": False, "provenance": {"recipe": recipe}}
         config = content()["config"] | {"seed": seed}
         return Record(content(weights=weights, config=config, seeded=["seed", "backbone.weights"])).group
 
     assert of(0, "x") == of(1, "x")
     assert of(0, "x") != of(1, "y")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"data": {"fingerprint": "d"}}, "data"),
+        ({"weights": {"backbone": "tiny"}}, "weights"),
+        ({"shift": {"name": "dark"}}, "shift"),
+        ({"timing": [1]}, "timing"),
+        ({"protocol": {"fit": {}}}, "protocol"),
+    ],
+)
+def test_a_part_that_is_not_that_of_a_record_is_told(change: dict[str, Any], part: str, tmp_path: Path) -> None:
+    Record(content(**change)).publish(tmp_path)
+    with pytest.raises(RecordError, match=f"is not a record: its {part} is not that of one"):
+        read_record(tmp_path / "0123456789abcdef.json")
+
+
+def test_every_part_is_typed_and_of_a_record_of_before_nothing_is_asked_that_it_does_not_say() -> None:
+    record = Record(content(protocol={"fit": {}, "validation": {}, "reported": {"dark": "in"}}))
+    assert record.shift == ShiftUsed("dark", ("bright",), ("dark",))
+    assert record.evaluations == (Evaluation("dark", "all", 5, 36, {"top1": 0.5, "nll": 2.5}),)
+    assert record.data.classes == ("cat", "dog")
+    assert record.data.eval_only == ()
+    assert record.protocol is not None
+    assert record.protocol.reported == {"dark": "in"}
+    assert Record(content()).protocol is None
+    assert (record.method, record.label, record.seeded) == ("coop", "CoOp", ("seed",))
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
@@ -326,10 +365,10 @@ def test_an_index_that_rotted_is_not_used(many: Path, harm: Callable[[bytes], by
 
 def test_settings_that_came_later_leave_the_first_records_their_rows() -> None:
     """Each of the first records with its settings given anew: what there was then makes today's identity."""
-    files = sorted((Path(__file__).parents[2] / "results" / "miniatures").glob("*.json"))
-    assert len(files) == 42
-    for file in files:
-        then = read_record(file).content["config"]
+    records, errors = read_records([Path(__file__).parents[2] / "results" / "miniatures"])
+    assert (len(records), errors) == (42, [])
+    for record in records:
+        then = record.config
         today = identity(config.load(values=then).plain)
         assert {k: v for k, v in today.items() if k != "picks"} == identity(then)
 

@@ -211,7 +211,7 @@ def test_costs_are_medians_with_their_range() -> None:
     assert [x.text for x in section.sheet.rows[0]] == [
         "A", "2", "2.0 [1.0, 3.0]", "4.0 [3.0, 5.0]", "50 [40, 60]", "100", "not said"
     ]  # fmt: skip
-    curve = [{"alpha": a, "domain": "photo", "split": "out"} for a in (0.0, 0.5, 1.0)]
+    curve = [{"alpha": a, "domain": "photo", "split": "out", "num_images": 1, "metrics": {}} for a in (0.0, 0.5, 1.0)]
     along = costs.panel(studies([Record({**r.content, "curve": curve}) for r in made])[0])
     assert along is not None
     assert along.sheet is not None
@@ -263,7 +263,7 @@ def imagenet_run(top1: float, **domains: float) -> Record:
     evaluations = [evaluation("imagenet", "test", top1, 50_000)]
     evaluations += [evaluation(d, "test", a, 100) for d, a in domains.items()]
     evaluations.append(evaluation("imagenet", "a-classes", 0.9, 10_000))
-    targets = [e.domain for e in evaluations if e.domain != "imagenet"]
+    targets = [e["domain"] for e in evaluations if e["domain"] != "imagenet"]
     made = make_record(evaluations, sources=("imagenet",), targets=targets, shift="natural", benchmark="imagenet")
     splits = {d: {"test": 100} for d in targets}
     return Record({**made.content, "data": {**made.content["data"], "num_images": {"imagenet": {"test": 5}, **splits}}})
@@ -306,7 +306,7 @@ def test_corruptions_have_no_mean_where_one_is_missing(whole: bool) -> None:
 def corrupted(kinds: list[str]) -> Record:
     evaluations = [evaluation("imagenet", "test", 0.7)]
     evaluations += [evaluation(f"c/{k}/{s}", "test", 0.5) for k in kinds for s in range(1, 6)]
-    targets = [e.domain for e in evaluations[1:]]
+    targets = [e["domain"] for e in evaluations[1:]]
     return make_record(evaluations, sources=("imagenet",), targets=targets, shift="corruptions", benchmark="imagenet")
 
 

@@ -150,7 +150,7 @@ def test_one_view_that_changes_nothing_trains_as_without_views(own: None, monkey
 
 
 def test_real_views_change_what_is_learnt(own: None) -> None:
-    nll = [run(settings(f"fit.views={k}", "method.epochs=8"))[0].evaluations[0]["metrics"]["nll"] for k in (0, 1, 4)]
+    nll = [run(settings(f"fit.views={k}", "method.epochs=8"))[0].evaluations[0].metrics["nll"] for k in (0, 1, 4)]
     assert len(set(nll)) == 3
 
 
