@@ -1,3 +1,5 @@
+"""CoOp equals references that write each prompt out token by token, in every position of the class name."""
+
 import copy
 
 import pytest

@@ -1,4 +1,4 @@
-"""KgCoOp, ProGrad and CoCoOp against their papers' formulas, written out over whole prompts."""
+"""KgCoOp, ProGrad and CoCoOp equal their papers' formulas, written out over whole prompts."""
 
 import copy
 import dataclasses
@@ -114,7 +114,7 @@ class _Linear:
 
 
 def test_both_hold_the_context_where_it_started(clip: ClipBackbone) -> None:
-    """A context that is the written prompt: nothing to hold back, so KgCoOp's loss is the cross-entropy alone."""
+    """A context that is the written prompt is not held back, so KgCoOp's loss is the cross-entropy alone."""
     benchmark = Benchmark("b", CLASSES, templates=("a photo of a {}.",))
     method = kgcoop.build(kgcoop.Config(), clip, benchmark)
     loss = F.cross_entropy(method(torch.randn(8, 64)), LABELS)
@@ -192,7 +192,7 @@ def test_cocoop_has_no_class_specific_context(clip: ClipBackbone) -> None:
 
 
 def test_images_in_groups_keep_the_activations_of_one_group(clip: ClipBackbone) -> None:
-    """Bytes kept for the way back."""
+    """Counts the bytes that are kept for the backward pass."""
     method = cocoop.build(cocoop.Config(), clip, bench())
 
     def kept(num_images: int, group: int) -> int:

@@ -1,4 +1,4 @@
-"""A classifier's own head: timm's logits, told by their wnids."""
+"""The weights' own classifier gives timm's logits, matched to classes by WordNet id."""
 
 from __future__ import annotations
 
