@@ -30,6 +30,14 @@ def test_every_file_of_a_room_is_a_plug_in_or_private(kind: str) -> None:
     assert files == set(plugins.names(kind))
 
 
+@pytest.mark.parametrize("kind", ["benchmarks", "backbones", "methods", "objectives"])
+def test_clipdg_list_shows_a_first_line_whole(kind: str) -> None:
+    for name in plugins.names(kind):
+        shown = plugins.summary(kind, name).removeprefix(f"{name}: ")
+        assert len(shown) <= 61, name  # of 80 columns, less those of the name
+        assert shown.endswith("."), name
+
+
 def test_private_modules_are_no_plugins() -> None:
     assert "_digits" not in plugins.names("benchmarks")
 
