@@ -1,8 +1,9 @@
-"""Vectors in the place of a prompt's words: what CoOp and its followers share.
+"""Learnt vectors in place of a prompt's words: the code that CoOp and its followers share.
 
-A prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS], or has the name in the middle of the V or before them. What
-prompts share at their beginning goes through the text tower once a step (text.py): with a context for all classes in
-front of the name that is nearly everything, with one behind it only the start token and names that begin alike.
+A prompt is [SOS] [V]_1 … [V]_M [class name] [suffix] [EOS], or has the class name in the middle of the V or in front of
+them. Tokens that prompts share at their beginning go through the text tower once a step (text/prefix_packing.py). With
+one context for all classes in front of the name, prompts share nearly everything; with the name in front, they share
+only the start token and the beginnings of names that begin alike.
 
 Legend: N images, C classes, M context vectors, L tokens, W token width, D features.
 """
@@ -27,12 +28,14 @@ Position = Literal["end", "middle", "front"]
 
 
 @dataclass(frozen=True)
-class Learning:
-    """``context_init``: text whose token embeddings the context starts from; it then has as many vectors as tokens.
+class ContextConfig:
+    """Settings of a learnt context.
 
-    ``position`` of the class name: behind the context (end), within it (middle) or before it (front). ``memory_mib``:
-    what a step's activations may take, None for half of what is free; where they need more, classes go through the
-    tower in groups, and again on the way back.
+    ``context_init``: text whose token embeddings the context starts from. The context then has one vector for each
+    token of the text. ``class_specific``: each class has a context of its own. ``position`` of the class name: behind
+    the context (end), within it (middle) or in front of it (front). ``memory_mib``: what a step's activations may take;
+    None is half of the memory that is free. Where a step needs more, classes go through the tower in groups, and the
+    backward pass computes them again.
     """
 
     num_context: int = field(default=16, metadata={"min": 1})
@@ -51,12 +54,12 @@ class Learning:
 
     @property
     def memory(self) -> int | None:
-        """Bytes that a step may take, see text.Prompts."""
+        """Bytes that a step may take, see ``Prompts.encode``."""
         return None if self.memory_mib is None else self.memory_mib * 2**20
 
 
 class Scheduled(Protocol):
-    """Settings of a fit as Dassl's, of a context or of anything else."""
+    """Settings of a fit that follows Dassl's schedule."""
 
     @property
     def epochs(self) -> int: ...
@@ -74,27 +77,30 @@ class Scheduled(Protocol):
     def warmup_lr(self) -> float: ...
 
 
-class Seen(NamedTuple):
-    """One pass of a step."""
+class Pass(NamedTuple):
+    """What one forward pass of a step computed."""
 
     features: Tensor  # (N, D), of unit length
     directions: Tensor  # (C, D), of unit length
     logits: Tensor  # (N, C)
 
 
-# What is added to a step's loss: (loss, context, the step's passes) -> the loss whose gradient is gone down
-Guide: TypeAlias = Callable[[Tensor, nn.Parameter, Sequence[Seen]], Tensor]
+# (loss, context, the step's passes) -> the loss whose gradient the step goes down
+Regularizer: TypeAlias = Callable[[Tensor, nn.Parameter, Sequence[Pass]], Tensor]
 
 
 class Layout(NamedTuple):
-    """Prompts with room for their context: (C, L) tokens, and (C, L) numbers of the vectors, -1 where there is none."""
+    """Prompts with places for their context.
+
+    ``tokens``: (C, L). ``vectors``: (C, L), the number of the vector that stands at a place, -1 for a token.
+    """
 
     tokens: Tensor
     vectors: Tensor
 
 
 class PromptLearner(nn.Module):
-    """Scaled cosines between features and the directions of prompts whose ``context`` is the only parameter."""
+    """Scaled cosines between features and the directions of prompts. ``context`` is the only parameter."""
 
     def __init__(
         self,
@@ -103,17 +109,17 @@ class PromptLearner(nn.Module):
         context: Tensor,
         scale: float,
         memory: int | None = None,
-        guide: Guide | None = None,
+        regularizer: Regularizer | None = None,
     ) -> None:
-        """``context``: (M, W), or (C, M, W) with one for each class. ``memory``: see text.Prompts."""
+        """``context``: (M, W), or (C, M, W) with one for each class. ``memory``: bytes, see ``Prompts.encode``."""
         super().__init__()
         self.context = nn.Parameter(context.float())
-        self.scale, self.memory, self.guide = scale, memory, guide
+        self.scale, self.memory, self.regularizer = scale, memory, regularizer
         self._prompts = Prompts(tower, *layout)
-        self._seen: list[Seen] = []
+        self._passes: list[Pass] = []  # of this step, kept for the regularizer
 
     def directions(self) -> Tensor:
-        """Class directions (C, D) of unit length."""
+        """Encode the prompts: class directions (C, D) of unit length."""
         context = self.context.flatten(0, -2)  # (M, W) or (C * M, W)
         return F.normalize(self._prompts.encode(context, memory=self.memory), dim=1)
 
@@ -121,26 +127,34 @@ class PromptLearner(nn.Module):
         """(N, D) -> (N, C)"""
         features, directions = F.normalize(features, dim=1), self.directions()
         logits = self.scale * features @ directions.T
-        if self.guide is not None and self.training and torch.is_grad_enabled():
-            self._seen.append(Seen(features, directions, logits))
+        if self.regularizer is not None and self.training and torch.is_grad_enabled():
+            self._passes.append(Pass(features, directions, logits))
         return logits
 
-    def regularized(self, loss: Tensor) -> Tensor:
-        """The loss that a step goes down, of its objective's; asked once a step, behind its passes."""
-        seen, self._seen = self._seen, []
-        return loss if self.guide is None else self.guide(loss, self.context, seen)
+    def regularize(self, loss: Tensor) -> Tensor:
+        """Turn the objective's loss into the one that a step goes down. Called once a step, after its passes."""
+        passes, self._passes = self._passes, []
+        return loss if self.regularizer is None else self.regularizer(loss, self.context, passes)
 
 
-def learner(
-    config: Learning, backbone: Backbone, benchmark: Benchmark, guide: Guide | None = None, *, padded: bool = False
+def prompt_learner(
+    config: ContextConfig,
+    backbone: Backbone,
+    benchmark: Benchmark,
+    regularizer: Regularizer | None = None,
+    *,
+    padded: bool = False,
 ) -> PromptLearner:
-    """``padded``: a context of words keeps ``num_context`` vectors, zeros in front of the words'.
+    """Build the module of a method that learns a context.
+
+    ``padded``: a context that starts from words has ``num_context`` vectors all the same, with zeros in front of the
+    words'.
 
     Raises ConfigError if the tower cannot be cut at its embeddings, or a prompt with its context is too long for it.
     """
     assert isinstance(backbone, ClipBackbone)
     tower = tower_of(backbone)
-    context = start(config, backbone, tower)
+    context = initial_context(config, backbone, tower)
     if padded and len(context) < config.num_context:
         context = F.pad(context, (0, 0, config.num_context - len(context), 0))
     num_context = len(context)
@@ -149,11 +163,11 @@ def learner(
         if not config.context_init:
             nn.init.normal_(context, std=0.02)
     layout = lay_out(config, backbone, tower, benchmark.classes, num_context)
-    return PromptLearner(tower, layout, context, backbone.logit_scale, config.memory, guide)
+    return PromptLearner(tower, layout, context, backbone.logit_scale, config.memory, regularizer)
 
 
 def schedule(config: Scheduled) -> Fit:
-    """CoOp's: a constant warm-up, then a cosine stepped per epoch; incomplete batches are dropped."""
+    """CoOp's schedule: a constant warm-up, then a cosine stepped per epoch. Incomplete batches are dropped."""
     return Fit(
         optimizer="sgd",
         lr=config.lr,
@@ -169,7 +183,7 @@ def schedule(config: Scheduled) -> Fit:
 
 
 def tower_of(backbone: ClipBackbone) -> TextTower:
-    """Raises ConfigError if the text encoder cannot be cut at its embeddings."""
+    """The text encoder, cut at its embeddings. Raises ConfigError if it cannot be."""
     tower = backbone.text_tower
     if tower is None:
         raise ConfigError(
@@ -178,8 +192,8 @@ def tower_of(backbone: ClipBackbone) -> TextTower:
     return tower
 
 
-def start(config: Learning, backbone: ClipBackbone, tower: TextTower) -> Tensor:
-    """The context (M, W) that learning starts from: a text's tokens, or N(0, 0.02)."""
+def initial_context(config: ContextConfig, backbone: ClipBackbone, tower: TextTower) -> Tensor:
+    """The context (M, W) that a fit starts from: the embeddings of a text's tokens, or draws from N(0, 0.02²)."""
     device = device_of(backbone)
     if config.context_init:
         tokens = backbone.tokenize([config.context_init]).to(device)
@@ -190,23 +204,26 @@ def start(config: Learning, backbone: ClipBackbone, tower: TextTower) -> Tensor:
 
 
 def lay_out(
-    config: Learning, backbone: ClipBackbone, tower: TextTower, classes: tuple[str, ...], num_context: int
+    config: ContextConfig, backbone: ClipBackbone, tower: TextTower, classes: tuple[str, ...], num_context: int
 ) -> Layout:
-    """Raises ConfigError if a prompt with its context is longer than the tower's context."""
-    _check_length(backbone, tower, classes, config.suffix, num_context)
+    """Lay out the prompts of all classes. Raises ConfigError if one is longer than the tower's context length."""
+    _require_room(backbone, tower, classes, config.suffix, num_context)
     tokens = backbone.tokenize([f"{name}{config.suffix}" for name in classes]).to(device_of(backbone))
     names = None if config.position == "end" else _num_tokens(backbone, tower, classes)
-    room = make_room(tower, tokens, num_context, config.position, names)
+    layout = make_room(tower, tokens, num_context, config.position, names)
     if not config.class_specific:
-        return room
-    own = room.vectors + num_context * torch.arange(len(tokens))[:, None]
-    return room._replace(vectors=torch.where(room.vectors < 0, -1, own))
+        return layout
+    own = layout.vectors + num_context * torch.arange(len(tokens))[:, None]
+    return layout._replace(vectors=torch.where(layout.vectors < 0, -1, own))
 
 
 def make_room(
     tower: TextTower, tokens: Tensor, num_context: int, position: Position = "end", names: Tensor | None = None
 ) -> Layout:
-    """``tokens``: (C, L) of class names with suffix. ``names``: (C,) tokens of each name, not needed at the end."""
+    """Move the tokens (C, L) of class names with their suffix apart, so that a context of ``num_context`` fits in.
+
+    ``names``: (C,), how many tokens each name has; not needed if the name stands at the end.
+    """
     assert names is not None or position == "end"
     start = tower.num_prefix_tokens
     ahead = {"end": num_context, "middle": num_context // 2, "front": 0}[position]  # vectors before the name
@@ -218,7 +235,7 @@ def make_room(
     learnt = ((place >= 0) & (place < ahead)) | ((place >= behind) & (place < behind + num_context - ahead))
     source = torch.where(place < behind, place - ahead, place - num_context).clamp(min=0) + start
     source = torch.where(place < 0, place + start, source)
-    source = source.masked_fill(learnt, start)  # the first token of the name holds the place, nothing embeds it
+    source = source.masked_fill(learnt, start)  # any token may hold a vector's place; it is never embedded
     return Layout(tokens.gather(1, source.to(tokens.device)), vector.masked_fill(~learnt, -1))
 
 
@@ -227,16 +244,22 @@ def device_of(backbone: ClipBackbone) -> torch.device:
 
 
 def _num_tokens(backbone: ClipBackbone, tower: TextTower, texts: Sequence[str]) -> Tensor:
-    """(number of texts,), their own tokens: a text ends where the same with one more word goes on."""
+    """How many tokens each text has (number of texts,), without start and end.
+
+    A text ends at the first token that differs from the same text with one more word.
+    """
     one, two = (backbone.tokenize(given).cpu() for given in (list(texts), [f"{text} x" for text in texts]))
     length = min(one.shape[1], two.shape[1])
     return (one[:, :length] != two[:, :length]).int().argmax(dim=1) - tower.num_prefix_tokens
 
 
-def _check_length(
+def _require_room(
     backbone: ClipBackbone, tower: TextTower, classes: tuple[str, ...], suffix: str, num_context: int
 ) -> None:
-    """A name may be as long as the context leaves room for: the tokenizer is asked, with fillers in its place."""
+    """Raises ConfigError if the context leaves too little room for a class name.
+
+    The tokenizer decides this, with one-token words in place of the context.
+    """
     filler = " ".join(["x"] * num_context)
     try:
         backbone.tokenize([f"{filler} {name}{suffix}" for name in classes])

@@ -1,15 +1,19 @@
-"""Multinomial logistic regression to convergence, for one strength of its penalty after the other.
+"""Multinomial logistic regression to convergence, for one strength of its penalty after another.
 
-The objective is scikit-learn's, ``C sum_i CE(W x_i + b, y_i) + 1/2 |W - W_0|^2`` with W_0 = 0, divided by ``C N``; the
-intercept is not penalised. With two classes it penalises the difference w of their rows by 1/2 |w|^2, which is |W|^2
-here, without the half. L-BFGS (Nocedal 1980; Nocedal & Wright, Numerical Optimization, algorithm 7.4), and:
+The objective is scikit-learn's, ``C sum_i CE(W x_i + b, y_i) + 1/2 |W - W_0|^2``, divided by ``C N``. scikit-learn has
+W_0 = 0. The intercept is not penalised. With two classes scikit-learn penalises the difference w of their rows by
+1/2 |w|^2, which is |W|^2 here, without the half.
 
-    metric      the exact diagonal of the Hessian in the eigenbasis of the centred features, where the Hessian is nearly
-                diagonal, at the start of each strength. Of at most 8,192 rows: it changes the way, not the solution.
-    start       on the line through the solutions of the two nearest strengths, over log C: inside it between smaller
-                and larger ones, else beyond it, by no more than they are apart.
-    precision   products in fp32, sums over rows in float64. Where fp32's rounding ends the descent before the gradient
-                is small enough, the same goes on in float64.
+The solver is L-BFGS (Nocedal 1980; Nocedal & Wright, Numerical Optimization, algorithm 7.4) with three additions:
+
+    metric      The first guess of the Hessian is its exact diagonal in the eigenbasis of the centred features, where
+                the Hessian is nearly diagonal. It is computed at the start of each strength from at most 8,192 rows;
+                it changes the way to the solution, not the solution.
+    start       The descent starts on the line through the solutions of the two nearest strengths, over log C. It
+                interpolates between a smaller and a larger strength, and else extrapolates, by no more than the two
+                are apart.
+    precision   Products are in fp32 and sums over rows in float64. Where fp32's rounding ends the descent before the
+                gradient is small enough, the descent goes on in float64.
 
 Legend: N rows, D features, C classes.
 """
@@ -19,22 +23,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from clipdg.core.errors import DivergedError
 
-HISTORY = 20  # pairs of steps and gradient differences
-SKETCH = 8192  # rows that the metric is made from
-CHUNK = 2048  # rows at a time: their logits stay in the cache
-PATIENCE = 30  # iterations without a smaller gradient, after which rounding rules
-SLACK = {torch.float32: 1e-7, torch.float64: 1e-15}  # of the objective's rounding, relative
+HISTORY = 20  # corrections that are kept
+SKETCH = 8192  # rows from which the metric is made
+CHUNK = 2048  # rows at a time, so that their logits stay in the cache
+PATIENCE = 30  # iterations without a smaller gradient; after so many, only rounding is left
+SLACK = {torch.float32: 1e-7, torch.float64: 1e-15}  # relative rounding of the objective
+
+# Of one step: the step, the gradient's change along it, and the inverse of their product
+Correction: TypeAlias = tuple[Tensor, Tensor, float]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """``gradient``: largest entry, by magnitude, of the gradient of the objective divided by C N."""
+    """The weights at one strength ``c``.
+
+    ``gradient``: the largest magnitude among the entries of the gradient of the objective divided by C N.
+    """
 
     c: float
     weight: Tensor  # (C, D)
@@ -45,7 +56,7 @@ class Solution:
 
 
 class Logistic:
-    """One data set (N, D), and the solutions that were found for it, each of which helps to find the next."""
+    """One data set (N, D), and the solutions found for it so far, each of which helps to find the next."""
 
     def __init__(
         self,
@@ -63,7 +74,7 @@ class Logistic:
         self.mean = features.mean(dim=0, dtype=torch.float64)  # (D,)
         self.origin = features.new_zeros(features.shape[1], num_classes) if origin is None else origin.T.to(features)
         self._found: dict[float, Tensor] = {}  # C -> (D + 1, C); the last row is the logits at the mean feature
-        # The order of the rows is the loader's; which of them make the metric depends on their number only.
+        # The rows come in the order of the loader. Which of them make the metric depends on their number alone.
         rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:SKETCH].sort().values
         self._sketch = (features[rows.to(features.device)] - self.mean).float()
         covariance = self._sketch.T @ self._sketch / len(self._sketch)
@@ -71,7 +82,7 @@ class Logistic:
         self._squares = (self._sketch @ self._basis).square_()
 
     def solve(self, c: float, near: Solution | None = None) -> Solution:
-        """The solution at ``c``, started from those found so far, or from ``near``, one of other data.
+        """Solve for ``c``, from the solutions found so far, or from ``near``, a solution for other data.
 
         Raises DivergedError if the objective is not finite.
         """
@@ -91,7 +102,7 @@ class Logistic:
         return Solution(c, weight.T.contiguous(), bias, gradient, iterations, converged)
 
     def _start(self, c: float) -> Tensor:
-        """(D + 1, C), see the top of this file."""
+        """Where the descent starts (D + 1, C), see the top of this file."""
         if not self._found:
             return torch.cat([self.origin, self.origin.new_zeros(1, self.num_classes)]).float()
         strengths = sorted(self._found)
@@ -99,19 +110,20 @@ class Logistic:
         above = [s for s in strengths if s > c]
         if not below:
             return self._found[above[0]]
-        pair = (below[-1], above[0]) if above else tuple(reversed(below))
-        if len(pair) == 1:
-            return self._found[pair[0]]
-        one, two = pair
+        nearest = (below[-1], above[0]) if above else tuple(reversed(below))
+        if len(nearest) == 1:
+            return self._found[nearest[0]]
+        one, two = nearest
         along = (math.log(c) - math.log(one)) / (math.log(two) - math.log(one))
         return self._found[one] + max(along, -1.0) * (self._found[two] - self._found[one])
 
     def _inside(self, solution: Solution) -> Tensor:
+        """A solution as the descent holds it (D + 1, C), the last row being the logits at the mean feature."""
         weight = solution.weight.T
         return torch.cat([weight, (solution.bias + self.mean @ weight)[None]]).float()
 
     def _metric(self, at: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-        """What the inverse of the Hessian is taken for until the descent knows better: (D + 1, C) -> (D + 1, C)."""
+        """The first guess of the inverse of the Hessian, as a function (D + 1, C) -> (D + 1, C)."""
         probabilities = (self._sketch @ at[:-1] + at[-1]).softmax(dim=1)
         spread = probabilities * (1 - probabilities)  # (rows, C)
         curvature = self._squares.T @ spread / len(self._sketch) + penalty  # (D, C)
@@ -133,16 +145,19 @@ class _Descent:
         self.tolerance, self.penalty, self.dtype = problem.tolerance, penalty, dtype
 
     def run(self, at: Tensor, metric: Callable[[Tensor], Tensor], max_iterations: int) -> tuple[Tensor, float, int]:
-        """Where it ends, the largest gradient entry there, and the number of iterations."""
+        """Descend from ``at``: the end, the largest entry of the gradient there, and the number of iterations.
+
+        Raises DivergedError if the objective is not finite.
+        """
         value, slope = self.evaluate(at)
         if not math.isfinite(value):
             raise DivergedError("the linear probe's objective is not finite; look at the features' range and at c")
         largest = self.largest(slope)
-        pairs: list[tuple[Tensor, Tensor, float]] = []
+        corrections: list[Correction] = []
         best, since = largest, 0
         iterations = 0
         while largest > self.tolerance and iterations < max_iterations and since < PATIENCE:
-            direction = _two_loops(slope, pairs, metric)
+            direction = _two_loops(slope, corrections, metric)
             found = self._search(at, value, slope, direction)
             if found is None:
                 break
@@ -151,7 +166,7 @@ class _Descent:
             step, change = new - at, new_slope - slope
             curvature = _dot(step, change)
             if curvature > 0:
-                pairs = [*pairs, (step, change, 1 / curvature)][-HISTORY:]
+                corrections = [*corrections, (step, change, 1 / curvature)][-HISTORY:]
             at, slope = new, new_slope
             largest = self.largest(slope)
             best, since = (largest, 0) if largest < best else (best, since + 1)
@@ -160,7 +175,10 @@ class _Descent:
     def _search(
         self, at: Tensor, value: float, slope: Tensor, direction: Tensor
     ) -> tuple[Tensor, float, Tensor] | None:
-        """Armijo's condition, backtracking to where the slope's secant is 0; None if rounding hides the descent."""
+        """Find a step along ``direction`` that fulfils Armijo's condition; None if rounding hides the descent.
+
+        It backtracks to where the secant of the slope is 0.
+        """
         along = _dot(slope, direction)
         size = 1.0
         while size > 1e-4 and along < 0:
@@ -174,7 +192,7 @@ class _Descent:
         return None
 
     def evaluate(self, at: Tensor) -> tuple[float, Tensor]:
-        """The objective divided by C N, and its gradient (D + 1, C) in the weights and the logits at the mean."""
+        """The objective divided by C N, and its gradient (D + 1, C) in weights and logits at the mean feature."""
         weight, bias = at[:-1], at[-1] - self.mean @ at[:-1]
         gradient = torch.zeros_like(weight)
         of_bias = torch.zeros_like(bias)
@@ -198,22 +216,22 @@ class _Descent:
         return value, torch.cat([gradient, of_bias[None] / num_rows])
 
     def largest(self, slope: Tensor) -> float:
-        """Of the gradient in weights and intercept, as scikit-learn measures it."""
+        """The largest entry of the gradient in weights and intercept, as scikit-learn measures it."""
         return max(float((slope[:-1] + self.mean[:, None] * slope[-1]).abs().max()), float(slope[-1].abs().max()))
 
 
-def _two_loops(slope: Tensor, pairs: list[tuple[Tensor, Tensor, float]], metric: Callable[[Tensor], Tensor]) -> Tensor:
-    """Minus the slope times what ``pairs`` say about the Hessian's inverse."""
+def _two_loops(slope: Tensor, corrections: list[Correction], metric: Callable[[Tensor], Tensor]) -> Tensor:
+    """The direction of descent: minus the slope times the inverse of the Hessian that the corrections suggest."""
     q = slope.clone()
     factors = []
-    for step, change, inverse in reversed(pairs):
+    for step, change, inverse in reversed(corrections):
         factors.append(inverse * _dot(step, q))
         q -= factors[-1] * change
     q = metric(q)
-    if pairs:
-        _, change, inverse = pairs[-1]
+    if corrections:
+        _, change, inverse = corrections[-1]
         q /= inverse * _dot(change, metric(change))
-    for (step, change, inverse), factor in zip(pairs, reversed(factors), strict=True):
+    for (step, change, inverse), factor in zip(corrections, reversed(factors), strict=True):
         q += (factor - inverse * _dot(change, q)) * step
     return -q
 

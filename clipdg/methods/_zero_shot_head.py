@@ -1,4 +1,4 @@
-"""The zero-shot classifier as a linear layer to start from."""
+"""The zero-shot classifier as a linear layer, from which lora and wise_ft start."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from clipdg.text.templates import Prompted, texts_of
 
 
 class ZeroShotHead(nn.Module):
-    """A linear classifier over features of unit length: class directions times the logit scale, and a bias of 0."""
+    """A linear classifier over features of unit length.
+
+    Its weights start as the class directions times the logit scale, and its bias as 0.
+    Legend: N images, C classes, D features.
+    """
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, directions: Tensor, scale: float, *, learns: bool = True) -> None:
-        """``directions``: (C, D) of unit length."""
+        """``directions``: (C, D) of unit length. ``learns``: whether weights and bias are parameters."""
         super().__init__()
         weight, bias = scale * directions, torch.zeros(len(directions), device=directions.device)
         if learns:
@@ -42,8 +46,11 @@ class ZeroShotHead(nn.Module):
         return self.classify(self.represent(features))
 
 
-def directions(method: str, config: Prompted, backbone: ClipBackbone, benchmark: Benchmark) -> Tensor:
-    """(C, D) of unit length. Raises ConfigError for prompts that differ between domains, since there is one head."""
+def zero_shot_directions(method: str, config: Prompted, backbone: ClipBackbone, benchmark: Benchmark) -> Tensor:
+    """Class directions (C, D) of unit length. ``method`` is named in errors.
+
+    Raises ConfigError for prompts that differ between domains, since all domains share one head.
+    """
     texts = texts_of(config, benchmark)
     if texts.domain_aware:
         raise ConfigError(f"{method} starts from one classifier for all domains; leave {{domain}} out of its templates")

@@ -1,10 +1,12 @@
-"""CLIP-Adapter: a bottleneck of two layers beside the image features (Gao et al. 2021, arXiv:2110.04544).
+"""CLIP-Adapter: a two-layer bottleneck beside the features.
 
-The feature becomes ``ratio A(f) + (1 - ratio) f`` with ``A = ReLU W_2 ReLU W_1``, W_1 a quarter as wide as the feature,
-no biases, ratio 0.2, as in the authors' code (gaopengcuhk/CLIP-Adapter); it is compared with the classes' prompts as
-in zero-shot. That code brings no optimiser settings; those here are CoOp's on Dassl, which it is built on (SGD at
-0.002, momentum 0.9, cosine per epoch after one epoch at 1e-5). Different from it: features may be stored, which leaves
-out random crops and flips.
+Gao et al. 2021, arXiv:2110.04544. A feature f becomes ``ratio A(f) + (1 - ratio) f`` with ``A = ReLU W_2 ReLU W_1``.
+W_1 is a quarter as wide as the feature, neither layer has a bias, and the ratio is 0.2, as in the authors' code
+(gaopengcuhk/CLIP-Adapter). The result is compared with the classes' prompts as in zero-shot.
+
+The authors' code has no optimiser settings. Those here are CoOp's on Dassl, on which that code is built: SGD at 0.002,
+momentum 0.9, one epoch at 1e-5 and then a cosine per epoch. It also trains on random crops and flips, which stored
+features leave out.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from torch.nn import functional as F
 
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
-from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.core.plugins import Method
 from clipdg.methods import _context
@@ -26,7 +27,10 @@ from clipdg.text.templates import Prompted, texts_of
 
 @dataclass(frozen=True)
 class Config(Prompted):
-    """``reduction``: how many times narrower than the feature the bottleneck is."""
+    """``reduction``: how many times narrower than the feature the bottleneck is.
+
+    The other settings are those of the prompts (text/templates.py) and of the fit.
+    """
 
     ratio: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     reduction: int = field(default=4, metadata={"min": 1})
@@ -40,7 +44,10 @@ class Config(Prompted):
 
 
 class ClipAdapter(nn.Module):
-    """Legend: N images, C classes, D features."""
+    """Scaled cosines between adapted features and class directions.
+
+    Legend: N images, C classes, D features.
+    """
 
     directions: Tensor
 
@@ -77,17 +84,13 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ClipAdapt
     return ClipAdapter(directions, backbone.logit_scale, config.ratio, config.reduction)
 
 
-def fit(config: Config) -> Fit:
-    return _context.schedule(config)
-
-
 METHOD = Method(
     config=Config,
     build=build,
     trains="method",
+    fit=_context.schedule,
     needs_text=True,
-    fit=fit,
-    represents=True,
     represent=ClipAdapter.represent,
     classify=ClipAdapter.classify,
+    represents=True,
 )

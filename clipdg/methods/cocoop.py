@@ -1,13 +1,14 @@
-"""CoCoOp: a context that each image shifts (Zhou et al., CVPR 2022, arXiv:2203.05557).
+"""CoCoOp: a learnt context that each image shifts.
 
-Every vector of the context gets the same ``pi(x)``: a network of two layers (D to D / 16, ReLU, to a token's width) of
-the image feature of unit length. So each image has class directions of its own, and the text tower runs once an image.
-Settings are those of the authors' code (KaiyangZhou/CoOp, vit_b16_c4_ep10_batch1_ctxv1): batches of one image, 10
-epochs, a context that starts from "a photo of a". Different from it: features are stored, with as many random crops
-and flips to an image as ``fit.views`` says, none by default.
+Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022, arXiv:2203.05557. A network of two
+layers (D to D / 16, ReLU, to a token's width) maps the image feature of unit length to a vector ``pi(x)``, which is
+added to every vector of the context. Each image therefore has class directions of its own, and the text tower runs once
+for each image. The settings are those of the authors' code (KaiyangZhou/CoOp, vit_b16_c4_ep10_batch1_ctxv1): batches of
+one image, 10 epochs, a context that starts from "a photo of a". Different from it, features are stored, so each image
+has as many random crops and flips as ``fit.views`` says, and none by default.
 
-Images go through the tower in groups of about ``PROMPTS`` prompts; where a batch has several groups, each is computed
-again on the way back, so that memory is that of one.
+Images go through the tower in groups of about ``PROMPTS`` prompts. Where a batch has several groups, the backward pass
+computes each of them again, so that memory holds the activations of only one.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ from torch.utils.checkpoint import checkpoint
 
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
-from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone, TextTower
 from clipdg.core.plugins import Method
 from clipdg.methods import _context
 from clipdg.text.prompt_encoder import Prompts
 
-PROMPTS = 256
-REDUCTION = 16  # of the network's inner layer
+PROMPTS = 256  # about as many prompts of a group of images
+REDUCTION = 16  # how many times narrower than the feature the inner layer is
 
 
 @dataclass(frozen=True)
-class Config(_context.Learning):
-    """See _context.py; a context that is each image's own cannot be each class's too."""
+class Config(_context.ContextConfig):
+    """See _context.py. ``class_specific`` is refused, since the context already depends on the image."""
 
     context_init: str | None = "a photo of a"
     num_context: int = field(default=4, metadata={"min": 1})
@@ -42,7 +42,10 @@ class Config(_context.Learning):
 
 
 class CoCoOp(nn.Module):
-    """Legend: N images, C classes, M context vectors, L tokens, W token width, D features, G images in a group."""
+    """Scaled cosines between features and class directions whose context depends on the feature.
+
+    Legend: N images, C classes, M context vectors, L tokens, W token width, D features, G images in a group.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class CoCoOp(nn.Module):
         scale: float,
         memory: int | None = None,
     ) -> None:
-        """``context``: (M, W). ``memory``: bytes that a group may take, see text.Prompts."""
+        """``context``: (M, W). ``memory``: bytes that a group may take, see ``Prompts.encode``."""
         super().__init__()
         self.context = nn.Parameter(context.float())
         inner = max(1, embed_dim // REDUCTION)
@@ -61,11 +64,11 @@ class CoCoOp(nn.Module):
         self.expand = nn.Linear(inner, context.shape[1], device=context.device)
         self.scale, self.memory = scale, memory
         self.group = max(1, PROMPTS // len(layout.tokens))
-        self._tower, self._layout = (tower,), layout  # in a tuple: it is no part of this module
+        self._tower, self._layout = (tower,), layout  # the tuple keeps the tower from becoming a submodule
         self._prompts: dict[int, Prompts] = {}  # by G
 
     def directions(self, features: Tensor) -> Tensor:
-        """Class directions (G, C, D) of unit length for each of (G, D) features of unit length."""
+        """Features (G, D) of unit length -> each image's class directions (G, C, D), of unit length."""
         shift = self.expand(self.reduce(features).relu())  # (G, W)
         vectors = (self.context + shift[:, None]).flatten(0, 1)  # (G * M, W)
         encoded = self._laid_out(len(features)).encode(vectors, memory=self.memory)  # (G * C, D)
@@ -83,7 +86,7 @@ class CoCoOp(nn.Module):
         return self.scale * torch.einsum("gd,gcd->gc", features, self.directions(features))
 
     def _laid_out(self, num_images: int) -> Prompts:
-        """Prompts of all classes for each image in turn, whose vectors are M further on."""
+        """Lay out all classes' prompts once for each of ``num_images`` images; each image has M vectors of its own."""
         if num_images not in self._prompts:
             tokens, vectors = self._layout
             offset = len(self.context) * torch.arange(num_images)[:, None, None]
@@ -93,18 +96,16 @@ class CoCoOp(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> CoCoOp:
-    """Raises ConfigError for a class-specific context; see _context.py for more."""
+    """Raises ConfigError for a class-specific context, or one that cannot be put into the text tower."""
     assert isinstance(backbone, ClipBackbone)
     if config.class_specific:
         raise ConfigError("cocoop's context is each image's own and no class's; give class_specific=false")
     tower = _context.tower_of(backbone)
-    context = _context.start(config, backbone, tower)
+    context = _context.initial_context(config, backbone, tower)
     layout = _context.lay_out(config, backbone, tower, benchmark.classes, len(context))
     return CoCoOp(tower, layout, context, backbone.embed_dim, backbone.logit_scale, config.memory)
 
 
-def fit(config: Config) -> Fit:
-    return _context.schedule(config)
-
-
-METHOD = Method(config=Config, build=build, trains="method", needs_text=True, fit=fit, learns_context=True)
+METHOD = Method(
+    config=Config, build=build, trains="method", fit=_context.schedule, needs_text=True, learns_context=True
+)

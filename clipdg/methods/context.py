@@ -1,8 +1,9 @@
-"""A learnt context from a file, before this benchmark's class names: nothing is fitted.
+"""A learnt context from a file, before other class names.
 
-``file`` is what a run of coop, cocoop, kgcoop or prograd left beside its record. So a context that was learnt on one
-benchmark is tested on another, and one of base classes on new ones (``benchmark.half=new``). The backbone must be the
-one that it was learnt with; its precision may differ and counts as this run's.
+Nothing is fitted. ``file`` is the context that a run of coop, cocoop, kgcoop or prograd left beside its record. This
+tests a context that was learnt on one benchmark on another one, and a context of base classes on new classes
+(``benchmark.half=new``). The backbone must be the one with which the context was learnt. Its precision may differ; the
+record has this run's.
 """
 
 from __future__ import annotations
@@ -22,22 +23,20 @@ from clipdg.weights import learned_method
 
 @dataclass(frozen=True)
 class Config:
+    """``file``: RUN_ID.safetensors."""
+
     file: str | None = None
 
 
 class LearntContext(nn.Module):
-    """The method of a learnt context before other class names; ``story`` says where it comes from."""
+    """The method that learnt a context, before other class names; ``story`` says where the context comes from.
+
+    Legend: N images, C classes, D features.
+    """
 
     def __init__(self, method: nn.Module, story: dict[str, Any]) -> None:
         super().__init__()
         self.method, self.story = method, story
-
-    @property
-    def context(self) -> Tensor:
-        """The learnt vectors (M, W), or (C, M, W) with one context for each class."""
-        found = self.method.context
-        assert isinstance(found, Tensor)
-        return found
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
@@ -46,17 +45,16 @@ class LearntContext(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> LearntContext:
-    """Raises ConfigError; ``learned_method.before`` says for what."""
+    """Raises ConfigError for another backbone, and for other classes if each class has a context of its own."""
     learnt = _read(config)
     method = learned_method.before(learnt, backbone, benchmark)
     method.requires_grad_(False)
-    return LearntContext(
-        method, {"method": dict(learnt.method), "classes": len(learnt.classes), "made": dict(learnt.made)}
-    )
+    story = {"method": dict(learnt.method), "classes": len(learnt.classes), "made": dict(learnt.made)}
+    return LearntContext(method, story)
 
 
 def said(config: Config) -> dict[str, Any]:
-    """The file counts by its content, not by where it lies."""
+    """Give the file by its content: a run is the same wherever the file lies."""
     return {"file": f"sha256:{_read(config).digest}"}
 
 
@@ -73,5 +71,5 @@ METHOD = Method(
     needs_text=True,
     needs_file=True,
     said=said,
-    story=lambda module: module.story,
+    story=lambda method: method.story,
 )

@@ -1,15 +1,18 @@
-"""ERM: the image encoder and a linear head trained together on the sources' cross-entropy (Vapnik 1998).
+"""ERM: image encoder and linear head are trained together.
 
-The supervised baseline of DomainBed (Gulrajani & Lopez-Paz 2021): Adam at 5e-5, no weight decay, dropout in front of
-the head. By itself it differs from it: batches are drawn from the union of the sources without replacement, its length
-is counted in epochs, images are resized as the weights want them and augmented lightly. As there, exactly:
+Vapnik, Statistical Learning Theory, 1998; the supervised baseline of DomainBed (Gulrajani & Lopez-Paz 2021). It
+minimises the cross-entropy on the sources by Adam at 5e-5, with no weight decay, and with dropout in front of the head.
+By default it differs from DomainBed's: batches are drawn from the union of the sources without replacement, the length
+of the fit is counted in epochs, and images are resized as the weights want them and augmented lightly. These settings
+are exactly DomainBed's:
 
     method  {augment: domainbed, resize: squash, val_transform: domainbed}
     fit     {steps: 5001, per_domain: true, checkpoint_every: 300}      # 100 for the MNIST sets, 1000 for DomainNet
 
-with, of its 2020 results, backbone {name: timm:resnet50.tv_in1k, frozen_batch_norm: true}; see configs/domainbed_*.
+Its results of 2020 were made with backbone {name: timm:resnet50.tv_in1k, frozen_batch_norm: true}; see
+configs/domainbed_*.
 
-Of a CLIP, the head sees the projected features, not of unit length, and the text encoder is not trained.
+With a CLIP, the head reads the projected features, which are not of unit length. The text encoder is not trained.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from clipdg.core.plugins import Method
 
 @dataclass(frozen=True)
 class Config:
-    """``resize``: images as the weights want them, or both sides to the size, bilinearly (DomainBed).
+    """``resize``: as the weights want it ("own"), or both sides to the size, bilinearly, as DomainBed does ("squash").
 
-    ``val_transform``: how the sources' images are evaluated, held out or not. DomainBed augments them ("domainbed"),
-    since its transform belongs to a domain and not to a split.
+    ``val_transform``: how images of the sources are evaluated, those that were held out and those that were fitted on.
+    DomainBed augments them too ("domainbed"), since its transform belongs to a domain and not to a split.
     """
 
     epochs: int = field(default=30, metadata={"min": 1})
@@ -49,7 +52,10 @@ class Config:
 
 
 class LinearHead(nn.Linear):
-    """A linear classifier behind dropout, which objectives on features see too, as in DomainBed."""
+    """A linear classifier behind dropout. Objectives on features act behind the dropout too, as in DomainBed.
+
+    Legend: N images, C classes, D features.
+    """
 
     def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
         super().__init__(num_features, num_classes)

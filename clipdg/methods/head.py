@@ -1,8 +1,8 @@
-"""The classifier of a trained tower, from a file, on that tower: nothing is fitted.
+"""A trained tower's classifier from a file; nothing is fitted.
 
-``file`` is what a run of erm, lora or wise_ft with ``keep_weights=true`` left beside its record, and the backbone's
-weights the other file of the same run. So a fine-tuned model is tested on another benchmark with the same classes, in
-whatever order, or with some of them. For other classes the tower of a CLIP is good for zero_shot.
+``file`` is the classifier that a run of erm, lora or wise_ft with ``keep_weights=true`` left beside its record. The
+backbone's weights must be the other file of the same run. This tests a fine-tuned model on another benchmark that has
+the same classes, in any order, or some of them. For other classes, the tower of a CLIP can be used with zero_shot.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from clipdg.weights import finetuned_tower
 
 @dataclass(frozen=True)
 class Config:
+    """``file``: RUN_ID.head.safetensors."""
+
     file: str | None = None
 
 
 class StoredHead(nn.Module):
     """A linear classifier from a file; ``story`` says where it comes from.
 
-    Legend: N images, C classes, D features."""
+    Legend: N images, C classes, D features.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -48,7 +51,7 @@ class StoredHead(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> StoredHead:
-    """Raises ConfigError for another tower than the classifier's, and for a class that it does not know."""
+    """Raises ConfigError if the backbone is not the classifier's own tower, and for a class that it does not know."""
     found = _read(config)
     own, theirs = found.backbone, backbone.weights
     if own["fingerprint"] != theirs.fingerprint:
@@ -71,11 +74,11 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> StoredHea
 
 
 def said(config: Config) -> dict[str, Any]:
-    """The file counts by its content, not by where it lies."""
+    """Give the file by its content: a run is the same wherever the file lies."""
     return {"file": f"sha256:{_read(config).digest}"}
 
 
-def _read(config: Config) -> finetuned_tower.StoredClassifier:
+def _read(config: Config) -> finetuned_tower.HeadFile:
     if config.file is None:
         raise ConfigError(
             "method head needs a file; give method.file=RUN_ID.head.safetensors, which a run of erm, lora or wise_ft "
@@ -85,5 +88,10 @@ def _read(config: Config) -> finetuned_tower.StoredClassifier:
 
 
 METHOD = Method(
-    config=Config, build=build, trains="nothing", needs_file=True, said=said, story=lambda module: module.story
+    config=Config,
+    build=build,
+    trains="nothing",
+    needs_file=True,
+    said=said,
+    story=lambda method: method.story,
 )

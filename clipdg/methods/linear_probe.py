@@ -1,23 +1,26 @@
-"""Linear probe: multinomial logistic regression on frozen features, solved to convergence by full-batch L-BFGS.
+"""Linear probe: logistic regression on frozen features.
 
-The objective is scikit-learn's: ``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W - W_0||^2``, the intercept not penalised. The
-README of openai/CLIP fits it on the features as they come (after the projection, not of unit length) with C = 0.316.
+It is multinomial and solved to convergence by full-batch L-BFGS. The objective is scikit-learn's,
+``C * sum_i CE(W f_i + b, y_i) + 1/2 ||W - W_0||^2``; the intercept is not penalised. The README of openai/CLIP fits it
+on the features as they come (after the projection, not of unit length) with C = 0.316.
 
-``sweep`` is the CLIP paper's search of C (Radford et al. 2021, appendix A.3): seven values from 1e-6 to 1e6, then both
-neighbours of the best at half the distance, down to eight values a decade, by the accuracy on the sources' validation
-images (a target is never seen); the smallest of equally good ones; then fitted again on both (``refit``). All strengths
-are solved one from the other, see _logistic.py.
+``sweep`` is the CLIP paper's search of C (Radford et al. 2021, appendix A.3). It tries seven values from 1e-6 to 1e6,
+then both neighbours of the best one at half the distance, and so on down to eight values a decade. It takes the value
+with the highest accuracy on validation images of the sources, and the smallest of equally good ones; it never sees a
+target. With ``refit`` the probe is then fitted again on the fitted and the validation images together. Each strength is
+solved from the solutions of others, see _logistic.py.
 
-Converged means that no entry of the gradient of the mean objective is above ``tolerance``, and a record says how large
-the largest is. Where the classes can be separated and C is large, the objective itself is then not much larger: its
-value may be some percent above the least one at C = 1000, and twice it at 1e6 (scikit-learn's own default stops
-earlier), while the predictions are the same. A comparison of losses there needs a smaller ``tolerance``.
+A solution has converged if no entry of the gradient of the mean objective is above ``tolerance``; a record says how
+large the largest entry is. Where the classes can be separated and C is large, the objective itself is not much larger
+than that: it may end some percent above its least value at C = 1000, and at twice its least value at 1e6 (the default
+of scikit-learn stops earlier). The predictions are the same. A comparison of losses there needs a smaller
+``tolerance``.
 
-``start="zero_shot"``: W_0 is the zero-shot classifier instead of 0, so that few images move it little. A convex problem
-solved to its end forgets where it began, so it is the distance from W_0 that is penalised.
+``start="zero_shot"`` makes W_0 the zero-shot classifier instead of 0, so that few images move it little. The distance
+from W_0 is penalised, since a convex problem that is solved to its end forgets where it began.
 
-``solver="sgd"`` or ``"adamw"`` pass over the data in batches instead, for sets that do not fit into memory: C has no
-meaning then, ``weight_decay`` is its place.
+``solver="sgd"`` and ``"adamw"`` pass over the data in batches instead, for sets that do not fit into memory.
+``weight_decay`` then takes the place of C, which has no meaning there.
 """
 
 from __future__ import annotations
@@ -44,10 +47,10 @@ LAST = 2 * DECADES * PER_DECADE  # its last index; the first is 0
 
 @dataclass(frozen=True)
 class Config:
-    """``c``: inverse strength of the penalty, without a sweep. ``normalize``: features to unit length first.
+    """``c``: inverse strength of the penalty if there is no sweep. ``normalize``: bring features to unit length first.
 
-    ``epochs``, ``lr``, ``batch_size``, ``weight_decay``: of sgd and adamw, which start at lr 0.1 as CLIP_benchmark's
-    probe does and follow a cosine to 0.
+    ``epochs``, ``lr``, ``batch_size`` and ``weight_decay`` are for sgd and adamw. They start at lr 0.1, as the probe of
+    CLIP_benchmark does, and follow a cosine to 0.
     """
 
     c: float = field(default=0.316, metadata={"min": 1e-8, "max": 1e8})  # openai/CLIP, README
@@ -65,7 +68,11 @@ class Config:
 
 
 class LinearProbe(nn.Module):
-    """``weight`` is W - W_0, (C, D); ``converged`` is None for sgd and adamw, which do not know."""
+    """A linear classifier. ``weight`` is W - W_0, (C, D), and ``origin`` is W_0.
+
+    ``converged`` is None before ``solve``, and for sgd and adamw. ``story``: what the solver found, for the record.
+    Legend: N images, C classes, D features.
+    """
 
     origin: Tensor
 
@@ -84,9 +91,9 @@ class LinearProbe(nn.Module):
         return F.linear(self._inputs(features), self.origin + self.weight, self.bias)
 
     def solve(self, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> None:
-        """Set the weights from (N, D) features and (N,) labels; with a sweep, from those of ``validation`` too.
+        """Set the weights from (N, D) features and (N,) labels; a sweep chooses C on those of ``validation``.
 
-        Raises DivergedError if the objective is not finite, DataError if a sweep has nothing to be validated on.
+        Raises DivergedError if the objective is not finite, DataError if a sweep has no validation images.
         """
         x = self._inputs(features)
         problem = self._problem(x, labels)
@@ -122,7 +129,7 @@ class LinearProbe(nn.Module):
 
 
 def search(problem: Logistic, features: Tensor, labels: Tensor) -> tuple[Solution, list[dict[str, Any]]]:
-    """The best solution on ``features`` (M, D) and ``labels`` (M,), and what was tried, by C."""
+    """Find the best C on ``features`` (M, D) and ``labels`` (M,): its solution, and all that was tried, sorted by C."""
     solutions: dict[int, Solution] = {}
     accuracies: dict[int, float] = {}
 
@@ -134,7 +141,7 @@ def search(problem: Logistic, features: Tensor, labels: Tensor) -> tuple[Solutio
             accuracies[index] = int((logits.argmax(dim=1) == labels).sum()) / len(labels)
 
     def best() -> int:
-        return max(sorted(accuracies), key=lambda index: accuracies[index])  # the first of equals
+        return max(sorted(accuracies), key=lambda index: accuracies[index])  # the smallest of equally good ones
 
     distance = LAST // 6
     for index in range(0, LAST + 1, distance):
@@ -149,6 +156,7 @@ def search(problem: Logistic, features: Tensor, labels: Tensor) -> tuple[Solutio
 
 
 def _told(solution: Solution) -> dict[str, Any]:
+    """What the record says of a solution."""
     return {
         "c": solution.c,
         "converged": solution.converged,
@@ -173,7 +181,7 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> LinearPro
 
 
 def fit(config: Config) -> Fit | None:
-    """None if it is solved."""
+    """How sgd and adamw go down the gradient; None for lbfgs, which solves."""
     if config.solver == "lbfgs":
         return None
     return Fit(
@@ -194,6 +202,6 @@ METHOD = Method(
     solve=LinearProbe.solve,
     validates=lambda config: config.sweep,
     refits=lambda config: config.sweep and config.refit,
-    story=lambda module: module.story,
-    converged=lambda module: module.converged,
+    story=lambda method: method.story,
+    converged=lambda method: method.converged,
 )

@@ -1,12 +1,13 @@
-"""LoRA: low-rank updates of the image tower's attention projections, from the zero-shot classifier.
+"""LoRA: low-rank updates of the image tower's attention.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685; through peft. Each chosen
-matrix W becomes W + alpha / rank · B A, where A (rank, inputs) is random and B (outputs, rank) is zero, and only A and
-B learn: a run starts at zero-shot. Rank, alpha, dropout, learning rate and batch size are those of CLIP-LoRA (Zanella
-and Ben Ayed, 2024, arXiv:2405.18541; MaxZanella/CLIP-LoRA at 5f32cce).
+matrix W becomes W + alpha / rank · B A. At first A (rank, inputs) is random and B (outputs, rank) is zero, so a fit
+starts at the zero-shot classifier; only A and B learn. Rank, alpha, dropout, learning rate and batch size are those of
+CLIP-LoRA (Zanella and Ben Ayed, 2024, arXiv:2405.18541; MaxZanella/CLIP-LoRA at 5f32cce).
 
-Different from CLIP-LoRA: the text tower and with it the classifier stay as they are, and the attention's output
-projection is updated too. Query, key and value that are one matrix (tiny, open_clip) share one update of this rank.
+Two things differ from CLIP-LoRA. The text tower, and with it the classifier, stays as it is. The attention's output
+projection is updated too. Where query, key and value are one matrix (tiny, open_clip), they share one update of this
+rank.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from clipdg.core.errors import ConfigError
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.core.plugins import Method
-from clipdg.methods._zero_shot_head import ZeroShotHead, directions
+from clipdg.methods._zero_shot_head import ZeroShotHead, zero_shot_directions
 from clipdg.text.templates import Prompted
 
 FUSED = re.compile(r"model\.visual\.transformer\.resblocks\.\d+\.attn")  # open_clip
@@ -37,7 +38,10 @@ PROJECTIONS = re.compile(
 
 @dataclass(frozen=True)
 class Config(Prompted):
-    """Prompts: see templates.py. ``dropout``: of an update's inputs. ``head``: whether the classifier learns too."""
+    """``dropout``: of an update's inputs. ``head``: whether the classifier learns too.
+
+    The other settings are those of the prompts (text/templates.py) and of the fit.
+    """
 
     rank: int = field(default=2, metadata={"min": 1})
     alpha: float = field(default=1.0, metadata={"min": 0.0})
@@ -52,9 +56,9 @@ class Config(Prompted):
 
 
 class SelfAttention(nn.Module):
-    """nn.MultiheadAttention of one input, with its parameters in two linear layers that can be wrapped.
+    """nn.MultiheadAttention of one input, with its parameters in two linear layers that peft can wrap.
 
-    peft's own wrapper of nn.MultiheadAttention (0.21) adds the output projection's update twice.
+    peft's own wrapper of nn.MultiheadAttention (0.21) adds the update of the output projection twice.
     """
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
@@ -67,7 +71,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool, attn_mask: Tensor | None
     ) -> tuple[Tensor, None]:
-        """(N, L, W) three times the same -> (N, L, W), None."""
+        """The same (N, L, W) three times -> (N, L, W), None."""
         assert query is key is value
         assert not need_weights
         n, length, width = query.shape
@@ -78,17 +82,23 @@ class SelfAttention(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShotHead:
-    """Changes ``backbone``. Raises ConfigError if its image tower has no attention projections known here."""
+    """Build the head and put updates into ``backbone``.
+
+    Raises ConfigError if its image tower has no attention projections that are known here, or for prompts that differ
+    between domains.
+    """
     assert isinstance(backbone, ClipBackbone)
-    head = ZeroShotHead(
-        directions("lora", config, backbone, benchmark).clone(), backbone.logit_scale, learns=config.head
-    )
+    directions = zero_shot_directions("lora", config, backbone, benchmark)
+    head = ZeroShotHead(directions.clone(), backbone.logit_scale, learns=config.head)
     adapt(backbone, config)
     return head
 
 
 def adapt(backbone: Backbone, config: Config) -> None:
-    """Put updates that are zero into ``backbone``. Raises ConfigError; see ``build``."""
+    """Put updates into ``backbone`` that are zero at first.
+
+    Raises ConfigError if its image tower has no attention projections that are known here.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     assert isinstance(backbone, nn.Module)
@@ -101,17 +111,20 @@ def adapt(backbone: Backbone, config: Config) -> None:
             f"lora updates the attention of vision transformers: tiny:vit, open_clip's own ViTs and those of "
             f"transformers; {backbone.name} has none of these; use wise_ft or erm with it"
         )
-    how = LoraConfig(
+    updates = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="|".join(map(re.escape, names)),
     )
-    inject_adapter_in_model(how, backbone)
+    inject_adapter_in_model(updates, backbone)
 
 
 def merged(backbone: Backbone, before: Backbone) -> Backbone:
-    """``before``, changed: with the updates in ``backbone`` added to its weights, the same function without peft."""
+    """Add the updates in ``backbone`` to the weights of ``before``, which is changed and returned.
+
+    It is then the same function as ``backbone`` and needs no peft.
+    """
     from peft.tuners.lora import LoraLayer
 
     assert isinstance(backbone, nn.Module)
@@ -143,7 +156,7 @@ def fit(config: Config) -> Fit:
 
 
 def _can_be_cut(module: nn.Module) -> bool:
-    """Whether SelfAttention is the same function."""
+    """Whether SelfAttention computes the same function as ``module``."""
     return (
         isinstance(module, nn.MultiheadAttention)
         and module.batch_first
@@ -159,8 +172,8 @@ METHOD = Method(
     config=Config,
     build=build,
     trains="everything",
-    needs_text=True,
     fit=fit,
+    needs_text=True,
     represent=ZeroShotHead.represent,
     classify=ZeroShotHead.classify,
     trains_parameter=lambda name: ".lora_" in name,

@@ -1,14 +1,12 @@
-"""The classifier that came with supervised weights, as it is: nothing is fitted, nothing is prompted.
+"""The classifier that came with supervised weights, as it is.
 
-How ResNets stand beside zero-shot CLIP on ImageNet and its variants (Radford et al. 2021, figure 13; Taori et al.
-2020). Its outputs are told by their wnids, so it needs a benchmark of WordNet classes (imagenet), and of a classifier
-of 21,841 outputs the 1,000 are taken. On a domain of fewer classes its other logits are masked, for there is no other
-way for a head that was trained on all of them.
+Nothing is fitted and there are no prompts. This is how ResNets are compared with zero-shot CLIP on ImageNet and its
+variants (Radford et al. 2021, figure 13; Taori et al. 2020). Outputs are matched to classes by WordNet id, so the
+benchmark must have WordNet classes (imagenet); of a classifier with 21,841 outputs the benchmark's 1,000 are taken. On
+a domain with fewer classes the other logits are masked, since the head was trained on all of them.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +14,21 @@ from torch import Tensor, nn
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import Backbone, HeadedBackbone
-from clipdg.core.plugins import Method
-
-
-@dataclass(frozen=True)
-class Config:
-    """It has no settings."""
+from clipdg.core.plugins import Method, NoSettings
 
 
 class OwnHead(nn.Module):
-    """The logits of the benchmark's classes among the backbone's own."""
+    """Picks the logits of the benchmark's classes among the backbone's own.
+
+    Legend: N images, C classes, D features.
+    """
 
     order: Tensor
 
     def __init__(self, backbone: HeadedBackbone, order: Tensor) -> None:
-        """``order``: (C,) the place of each class among the backbone's own."""
+        """``order``: (C,), the output of the backbone's classifier that is each class."""
         super().__init__()
-        self._backbone = (backbone,)  # in a tuple: it is no part of this module or of its checkpoint
+        self._backbone = (backbone,)  # the tuple keeps it from becoming a submodule, which checkpoints would hold
         self.register_buffer("order", order)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -40,8 +36,8 @@ class OwnHead(nn.Module):
         return self._backbone[0].classify(features)[:, self.order]
 
 
-def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> OwnHead:
-    """Raises ConfigError if the weights have no classifier, or not one of the benchmark's classes."""
+def build(config: NoSettings, backbone: Backbone, benchmark: Benchmark) -> OwnHead:
+    """Raises ConfigError if the weights have no classifier, or none with an output for each class."""
     own = getattr(backbone, "head_wnids", None)
     if own is None:
         raise ConfigError(
@@ -64,4 +60,4 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> OwnHead:
     return OwnHead(backbone, order)  # type: ignore[arg-type]  # it has head_wnids, as asked above
 
 
-METHOD = Method(config=Config, build=build, trains="nothing", needs_head=True)
+METHOD = Method(config=NoSettings, build=build, trains="nothing", needs_head=True)

@@ -1,11 +1,13 @@
-"""Tip-Adapter: zero-shot logits and those of a cache of the training images (Zhang et al. 2022, arXiv:2207.09519).
+"""Tip-Adapter: zero-shot logits plus those of an image cache.
 
-An image's logits are ``scale cos(f, text) + alpha sum_i exp(-beta (1 - cos(f, key_i))) onehot(y_i)``: the keys are the
-training images' features. ``fine_tune=true`` is Tip-Adapter-F, which trains the keys (AdamW, 20 epochs). Settings and
-the search of alpha and beta on a grid are those of the authors' code (gaopengcuhk/Tip-Adapter, configs/imagenet.yaml),
-the search being on the sources' validation images, the first of equally good pairs. Different from it: a key is one
-stored feature and not the mean of ten augmented views, and it is the last epoch that counts, where theirs takes the
-epoch that is best on the test images.
+Zhang et al. 2022, arXiv:2207.09519. An image's logits are
+``scale cos(f, text) + alpha sum_i exp(-beta (1 - cos(f, key_i))) onehot(y_i)``, where the keys are the features of the
+training images. ``fine_tune=true`` is Tip-Adapter-F, which trains the keys (AdamW, 20 epochs). The settings and the
+search of alpha and beta on a grid are those of the authors' code (gaopengcuhk/Tip-Adapter, configs/imagenet.yaml). The
+search is on validation images of the sources and takes the first of equally good pairs.
+
+Two things differ from that code. A key is one stored feature, and not the mean of ten augmented views. The last epoch
+is taken, where the authors' code takes the epoch that is best on the test images.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ CHUNK = 1024  # validation images at a time
 
 @dataclass(frozen=True)
 class Config(Prompted):
-    """``alpha``, ``beta``: in training, and without a search in testing too. The search tries ``alphas`` × ``betas``
-    values, from 0.1 to below ``max_alpha`` and ``max_beta``."""
+    """``alpha``, ``beta``: used in training, and in testing if there is no search.
+
+    The search tries ``alphas`` × ``betas`` pairs, from 0.1 to below ``max_alpha`` and ``max_beta``. The other settings
+    are those of the prompts (text/templates.py) and of Tip-Adapter-F's fit.
+    """
 
     alpha: float = field(default=1.17, metadata={"min": 0.0})
     beta: float = field(default=1.0, metadata={"min": 0.0})
@@ -47,7 +52,11 @@ class Config(Prompted):
 
 
 class TipAdapter(nn.Module):
-    """Legend: N images, K cached images, C classes, D features. Without a cache it is zero-shot."""
+    """Zero-shot logits plus those of a cache; without a cache, zero-shot logits alone.
+
+    ``story``: what the search found, for the record.
+    Legend: N images, K cached images, C classes, D features.
+    """
 
     directions: Tensor
     values: Tensor
@@ -62,7 +71,7 @@ class TipAdapter(nn.Module):
         self.register_buffer("values", directions.new_empty(0, len(directions)))  # (K, C), one-hot
         self.register_buffer("strengths", torch.tensor([config.alpha, config.beta]))
         self.story: dict[str, Any] = {}
-        self._seed = torch.initial_seed()  # the run's
+        self._seed = torch.initial_seed()  # the run's, for the order of the images in Tip-Adapter-F
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, C)"""
@@ -78,9 +87,9 @@ class TipAdapter(nn.Module):
         return (beta * (affinity - 1)).exp() @ self.values
 
     def solve(self, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> None:
-        """Make the cache of (K, D) features and (K,) labels, train it if asked, and search alpha and beta.
+        """Make the cache from (K, D) features and (K,) labels; train it and search alpha and beta if the settings say.
 
-        Raises DataError if there is nothing to search on, DivergedError if training leaves the finite numbers.
+        Raises DataError if there are no images to search on, DivergedError if a loss in training is not finite.
         """
         if self.config.search and (validation is None or not len(validation[1])):
             raise DataError("tip_adapter searches alpha and beta on validation images; hold some out or search=false")
@@ -124,18 +133,18 @@ class TipAdapter(nn.Module):
                 by_cache = self._by_cache(affinity, beta)
                 for column, alpha in enumerate(alphas):
                     right[row, column] += int(((by_text + alpha * by_cache).argmax(dim=1) == y).sum())
-        best = int(right.flatten().argmax())  # the first of equals
+        best = int(right.flatten().argmax())  # the first of equally good pairs
         alpha, beta = alphas[best % len(alphas)], betas[best // len(alphas)]
         self.strengths = self.strengths.new_tensor([alpha, beta])
         accuracy = int(right.max()) / len(labels)
         self.story = {"alpha": alpha, "beta": beta, "validation_accuracy": accuracy, "num_validation": len(labels)}
 
     def learnt(self) -> dict[str, Tensor]:
-        """The cache with its labels, and alpha and beta."""
+        """The cache, its labels, and alpha and beta."""
         return {"keys": self.keys, "labels": self.values.argmax(dim=1), "strengths": self.strengths}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """The cache has as many rows as were fitted on."""
+        """Make room for the cache, whose number of rows is that of the images of the fit."""
         if f"{prefix}keys" in state_dict:
             self.keys.data = torch.empty_like(state_dict[f"{prefix}keys"], device=self.keys.device)
             self.values = torch.empty_like(state_dict[f"{prefix}values"], device=self.keys.device)
@@ -143,6 +152,7 @@ class TipAdapter(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> TipAdapter:
+    """Build the classifier with an empty cache."""
     assert isinstance(backbone, ClipBackbone)
     own = texts_of(config, benchmark).prompts(benchmark.classes)
     return TipAdapter(config, prompts.prompt_directions(backbone, own, config.ensemble), backbone.logit_scale)
@@ -152,9 +162,9 @@ METHOD = Method(
     config=Config,
     build=build,
     trains="solver",
-    needs_text=True,
     solve=TipAdapter.solve,
+    needs_text=True,
     validates=lambda config: config.search,
-    story=lambda module: module.story,
+    story=lambda method: method.story,
     learnt=TipAdapter.learnt,
 )

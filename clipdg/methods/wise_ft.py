@@ -1,12 +1,12 @@
-"""WiSE-FT: the image tower fine-tuned from the zero-shot classifier, and the weights on the line between the two.
+"""WiSE-FT: weights between zero-shot and fine-tuned ones.
 
 Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, arXiv:2109.01903; mlfoundations/wise-ft at 58b7a4b.
-The head starts as the class directions times the logit scale, with a bias of 0, over features of unit length. Tower and
-head are trained by AdamW at 3e-5 with weight decay 0.1 on every parameter, clipped at 1, 500 updates of linear warm-up
-and a cosine. Then all weights are (1 - alpha) · zero-shot + alpha · fine-tuned: the run's evaluations are those at
-``alpha``, and its record has the whole curve beside them.
+The head starts as the class directions times the logit scale, with a bias of 0, over features of unit length. AdamW
+trains tower and head at 3e-5, with weight decay 0.1 on every parameter, gradients clipped at 1, 500 updates of linear
+warm-up and then a cosine. After the fit all weights become (1 - alpha) · zero-shot + alpha · fine-tuned. The run's
+evaluations are those at ``alpha``; its record has the whole curve beside them.
 
-Different from it: batch-norm statistics, which ViTs have not, are on the line too.
+Different from the authors' code, batch-norm statistics are interpolated too. ViTs have none.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from clipdg.core.benchmark import Benchmark
 from clipdg.core.fit import Fit
 from clipdg.core.model import Backbone, ClipBackbone
 from clipdg.core.plugins import Method
-from clipdg.methods._zero_shot_head import ZeroShotHead, directions
+from clipdg.methods._zero_shot_head import ZeroShotHead, zero_shot_directions
 from clipdg.text.templates import Prompted
 
 
 @dataclass(frozen=True)
 class Config(Prompted):
-    """Prompts: see templates.py. ``alpha``: the fine-tuned weights' share in what is evaluated; 1 for these alone."""
+    """``alpha``: the share of the fine-tuned weights in what is evaluated; 1 for these alone.
+
+    The other settings are those of the prompts (text/templates.py) and of the fit.
+    """
 
     alpha: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})  # the authors' choice without a target to see
     epochs: int = field(default=10, metadata={"min": 1})
@@ -37,9 +40,9 @@ class Config(Prompted):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShotHead:
-    """Raises ConfigError for prompts that differ between domains, since there is one head."""
+    """Raises ConfigError for prompts that differ between domains, since all domains share one head."""
     assert isinstance(backbone, ClipBackbone)
-    return ZeroShotHead(directions("wise_ft", config, backbone, benchmark), backbone.logit_scale)
+    return ZeroShotHead(zero_shot_directions("wise_ft", config, backbone, benchmark), backbone.logit_scale)
 
 
 def fit(config: Config) -> Fit:
@@ -62,8 +65,8 @@ METHOD = Method(
     config=Config,
     build=build,
     trains="everything",
-    needs_text=True,
     fit=fit,
+    needs_text=True,
     represent=ZeroShotHead.represent,
     classify=ZeroShotHead.classify,
     interpolates=lambda config: config.alpha,

@@ -1,4 +1,7 @@
-"""Zero-shot: the class whose prompts lie nearest to the image (Radford et al. 2021, arXiv:2103.00020)."""
+"""Zero-shot CLIP: the class with the nearest prompts.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv:2103.00020.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,30 @@ from clipdg.text.templates import Prompted, texts_of
 
 @dataclass(frozen=True)
 class Config(Prompted):
-    """See templates.py."""
+    """The settings of the prompts, see text/templates.py."""
 
 
 class ZeroShot(nn.Module):
-    """Scaled cosines between features and class directions."""
+    """Scaled cosines between features and class directions.
+
+    Legend: N images, C classes, D features, E domains.
+    """
 
     directions: Tensor
 
     def __init__(self, directions: Tensor, scale: float) -> None:
-        """``directions``: (C, D), or (E, C, D) with one set for each of E domains."""
+        """``directions``: (C, D), or (E, C, D) with one set for each domain."""
         super().__init__()
         self.register_buffer("directions", directions)
         self.scale = scale
-        self.domain_aware = directions.ndim == 3
+
+    @property
+    def domain_aware(self) -> bool:
+        """Whether the prompts name the domain, so that each domain has directions of its own."""
+        return self.directions.ndim == 3
 
     def forward(self, features: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(N, D), and for domain-aware prompts (N,) domain indices -> (N, C)."""
+        """(N, D), and for domain-aware prompts the (N,) domains -> (N, C)."""
         features = F.normalize(features, dim=1)
         if not self.domain_aware:
             return self.scale * features @ self.directions.T
@@ -42,6 +52,7 @@ class ZeroShot(nn.Module):
 
 
 def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
+    """Encode the prompts, once for each domain if they name it."""
     assert isinstance(backbone, ClipBackbone)
     texts = texts_of(config, benchmark)
     nouns: list[str | None] = [None]
@@ -56,5 +67,9 @@ def build(config: Config, backbone: Backbone, benchmark: Benchmark) -> ZeroShot:
 
 
 METHOD = Method(
-    config=Config, build=build, trains="nothing", needs_text=True, takes_domains=lambda module: module.domain_aware
+    config=Config,
+    build=build,
+    trains="nothing",
+    needs_text=True,
+    takes_domains=lambda method: method.domain_aware,
 )

@@ -1,1 +1,1 @@
-"""Objectives: what a fit by gradient descent minimises over labelled images of several domains."""
+"""Objectives: what a fit by gradient descent minimises. One file each."""

@@ -1,23 +1,22 @@
-"""erm: the mean cross-entropy of all images, whichever domain they are from (Vapnik 1998)."""
+"""erm: the mean cross-entropy of all images, from whichever domain.
+
+Vapnik, Statistical Learning Theory, 1998.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdg.core.model import Model
-from clipdg.core.plugins import Objective
-
-
-@dataclass(frozen=True)
-class Config:
-    pass
+from clipdg.core.plugins import NoSettings, Objective
 
 
 class ERM(nn.Module):
+    """The mean cross-entropy."""
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -27,8 +26,8 @@ class ERM(nn.Module):
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
 
-def build(config: Config, domains: Sequence[int], label_smoothing: float, seed: int) -> ERM:
+def build(config: NoSettings, domains: Sequence[int], label_smoothing: float, seed: int) -> ERM:
     return ERM(label_smoothing)
 
 
-OBJECTIVE = Objective(config=Config, build=build, needs="images")
+OBJECTIVE = Objective(config=NoSettings, build=build, needs="images")

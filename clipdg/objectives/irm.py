@@ -1,9 +1,10 @@
-"""irm: risks that one classifier minimises in every domain at once (Arjovsky et al. 2019, arXiv:1907.02893, IRMv1).
+"""irm: one classifier minimises the risk in every domain at once.
 
-The mean risk plus ``weight`` times the mean squared gradient of each domain's risk with respect to a scale on the
-logits. DomainBed's form, which this is: the square is the product of the gradients on the even and on the odd images of
-the domain, which is unbiased; the weight is 1 for the first ``anneal_steps`` updates, and the optimiser starts anew
-when it changes. Defaults and the ranges of random search are DomainBed's.
+Arjovsky et al., Invariant Risk Minimization, 2019, arXiv:1907.02893, IRMv1. The loss is the mean risk plus ``weight``
+times the mean over domains of the squared gradient of the domain's risk with respect to a scale on the logits. This is
+DomainBed's form. There the square is the product of two gradients, on the even and on the odd images of the domain,
+which is unbiased. The weight is 1 for the first ``anneal_steps`` updates, and the optimiser starts anew when it
+changes. Defaults and the ranges of random search are DomainBed's.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ from clipdg.objectives import _domains
 
 @dataclass(frozen=True)
 class Config:
+    """``weight``: of the penalty. ``anneal_steps``: updates before it counts in full."""
+
     weight: float = field(default=100.0, metadata={"min": 0.0})  # random: 10^U(-1, 5)
     anneal_steps: int = field(default=500, metadata={"min": 0})  # random: int(10^U(0, 4))
 
 
 class IRM(_domains.Annealed):
+    """The mean risk and an annealed penalty on its gradients."""
+
     def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0) -> None:
         super().__init__(config.weight, config.anneal_steps)
-        _domains.check_several("irm", domains)
+        _domains.require_several("irm", domains)
         self.domains, self.label_smoothing = tuple(domains), label_smoothing
 
     def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         _, logits = model(inputs)
         logits = logits.float()
-        places = _domains.split(domains, self.domains)
+        places = _domains.places_of(domains, self.domains)
         risks = _domains.losses(logits, labels, places, self.label_smoothing)
         penalties = [self._penalty(logits[p], labels[p]) for p in places]
         return risks.mean() + self.weight * torch.stack(penalties).mean()
@@ -61,7 +66,7 @@ OBJECTIVE = Objective(
     config=Config,
     build=build,
     needs="domains",
+    least=2,  # the penalty takes two halves of a domain's images
     updated=_domains.Annealed.updated,
     restarts_optimizer=_domains.Annealed.restarts_optimizer,
-    least=2,
 )

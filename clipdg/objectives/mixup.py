@@ -1,10 +1,11 @@
-"""mixup: the risk on mixtures of two domains' images (Zhang et al., ICLR 2018, arXiv:1710.09412; between domains as in
-Yan et al. 2020, arXiv:2001.00677).
+"""mixup: the risk on mixtures of two domains' images.
 
-Each update pairs the domains in a ring of random order, mixes the inputs of a pair by one share drawn from
-Beta(alpha, alpha) and averages the two labels' cross-entropies by the same share: DomainBed's form. Over stored
-features it is the features that are mixed, which is another method, for an encoder is not linear; a run over images
-mixes the images. The default and the range of random search are DomainBed's (mixup_alpha).
+Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv:1710.09412; between domains as in Yan et al.
+2020, arXiv:2001.00677. Each update puts the domains into a ring in random order. The inputs of two neighbours are mixed
+by one share, drawn from Beta(alpha, alpha), and the cross-entropies of their labels are averaged by the same share.
+This is DomainBed's form. A run over images mixes the images. A run over stored features mixes the features, which is
+another method, since an encoder is not linear. The default and the range of random search are DomainBed's
+(mixup_alpha).
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from clipdg.objectives import _domains
 
 @dataclass(frozen=True)
 class Config:
+    """``alpha``: of the Beta distribution of the shares."""
+
     alpha: float = field(default=0.2, metadata={"min": 1e-6})  # random: 10^U(-1, 1)
 
 
 class Mixup(nn.Module):
+    """The mean cross-entropy on mixtures, with a random generator that is part of its saved state."""
+
     def __init__(self, config: Config, domains: Sequence[int], label_smoothing: float = 0.0, seed: int = 0) -> None:
         super().__init__()
-        _domains.check_several("mixup", domains)
+        _domains.require_several("mixup", domains)
         self.config, self.domains, self.label_smoothing = config, tuple(domains), label_smoothing
         self.rng = np.random.default_rng(seed)
 
@@ -42,7 +47,7 @@ class Mixup(nn.Module):
         self.rng.bit_generator.state = state
 
     def forward(self, model: Model, inputs: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
-        places = _domains.split(domains, self.domains)
+        places = _domains.places_of(domains, self.domains)
         order = self.rng.permutation(len(places))
         total = inputs.new_zeros(())
         for i, j in zip(order, np.roll(order, -1), strict=True):

@@ -116,7 +116,7 @@ class Classifier(lightning.LightningModule):
                     parameter.requires_grad_(parameter.requires_grad and trains(name))
         # The ends of the line of a method that interpolates. A fit that goes on finds other weights at its beginning.
         self.before_fit = interpolation.state_of(self) if definition.interpolates is not None else None
-        self.after_fit: interpolation.State | None = None
+        self.after_fit: interpolation.Tensors | None = None
 
     def forward(self, inputs: Tensor, domains: Tensor | None = None) -> Tensor:
         """Logits (N, C) of normalised images (N, 3, S, S), or of features (N, D)."""

@@ -1,14 +1,14 @@
-"""A trained image tower and the classifier on it as files, for ``keep_weights=true``: a run of them trains no more.
+"""A trained image tower and its classifier as files, which ``keep_weights=true`` leaves beside a record.
 
-RUN_ID.backbone.safetensors   all weights of the backbone, a CLIP's texts included, in its family's own format:
-                              ``backbone.weights=FILE`` takes it, and any method can stand on it
+RUN_ID.backbone.safetensors   all weights of the backbone, with the text tower of a CLIP, in the family's own format;
+                              ``backbone.weights=FILE`` takes it, for any method
 RUN_ID.head.safetensors       the classifier, for ``method=head``: weight (C, D), bias (C,), and this header:
 
     schema      1
     head        {method, unit: whether features are brought to unit length first}
     classes     those it was fitted on, in order
-    backbone    {spec, fingerprint}: of the tower it stands on
-    made        {run_id, benchmark, data, shift, seed, versions, …}: where it comes from
+    backbone    {spec, fingerprint}: of the tower whose features it reads
+    made        {run_id, benchmark, data, shift, seed, versions, …}: where the file comes from
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class StoredClassifier:
-    """A file's content; ``digest`` is the SHA-256 of its bytes."""
+class HeadFile:
+    """The content of a file with a classifier; ``digest`` is the SHA-256 of its bytes."""
 
     path: Path
     weight: Tensor  # (C, D)
@@ -52,7 +52,10 @@ def contents(
     classes: Sequence[str],
     made: Mapping[str, Any],
 ) -> tuple[bytes, bytes]:
-    """The two files' bytes. ``spec``: what the tower was trained with. ``head``: a linear classifier."""
+    """The bytes of the two files, backbone and head.
+
+    ``spec``: the preprocessing that the tower was trained with. ``head``: a linear classifier.
+    """
     tower: Any = library(backbone)
     spec = dataclasses.replace(spec, interpolation=spec.interpolation.removesuffix("_fast"))  # type: ignore[arg-type]  # one that there is
     tensors = tower.tensors()
@@ -74,9 +77,9 @@ def contents(
 
 
 def library(backbone: Any) -> Any:
-    """The backbone that knows its library's names, inside those of placement.py.
+    """The backbone that says what a file of its weights holds, inside the wrappers of weights/precision.py.
 
-    Raises ConfigError for a plug-in of a user's own that does not.
+    Raises ConfigError for a backbone of a user's own that does not say it.
     """
     name = backbone.name
     while not hasattr(backbone, "tensors"):
@@ -89,8 +92,11 @@ def library(backbone: Any) -> Any:
     return backbone
 
 
-def read(path: Path) -> StoredClassifier:
-    """Raises ConfigError if there is no such file, DataError if it holds no classifier."""
+def read(path: Path) -> HeadFile:
+    """Read a classifier.
+
+    Raises ConfigError if there is no such file, DataError if it holds no classifier.
+    """
     if not path.is_file():
         raise ConfigError(
             f"no classifier {path}; a run of erm, lora or wise_ft with keep_weights=true leaves one beside its record, "
@@ -99,7 +105,7 @@ def read(path: Path) -> StoredClassifier:
     tensors, header = files.read(path)
     if header.get("schema") != SCHEMA or "head" not in header or set(tensors) != {"weight", "bias"}:
         raise DataError(f"{path} is no classifier of a trained tower, <run id>.head.safetensors")
-    return StoredClassifier(
+    return HeadFile(
         path,
         tensors["weight"],
         tensors["bias"],

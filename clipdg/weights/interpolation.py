@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-State = Mapping[str, Tensor]
+Tensors: TypeAlias = Mapping[str, Tensor]  # by name
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of what training may change: parameters with a gradient, and floating-point buffers."""
+    """Copy what training may change: parameters with a gradient, and floating-point buffers."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
     return {name: value.detach().clone() for name, value in (trained | buffers).items()}
 
 
 @torch.no_grad()
-def put(module: nn.Module, start: State, end: State, alpha: float) -> None:
-    """Give ``module`` the weights (1 - alpha) · start + alpha · end; at 0 and 1 these themselves, to the bit."""
+def put(module: nn.Module, start: Tensors, end: Tensors, alpha: float) -> None:
+    """Give ``module`` the weights (1 - alpha) · start + alpha · end. At 0 and 1 they are start and end to the last bit."""
     places = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, place in places.items():
         if name not in start:

@@ -1,13 +1,13 @@
-"""Learnt parameters as files, and learnt contexts back from them before any class names.
+"""Learnt parameters as files, and learnt contexts read from them and put before any class names.
 
-One ``.safetensors`` with the learnt tensors (a context of 16 vectors is some 32 KB) and this header:
+A file is one ``.safetensors`` with the learnt tensors (a context of 16 vectors has some 32 KB) and this header:
 
     schema      1
     method      {name, its settings}
     learns      "context" if it can stand before other class names, else "parameters"
     classes     those it was fitted on, in order
     backbone    {spec, tag, fingerprint, precision}
-    made        {run_id, benchmark, data, shift, seed, versions, …}: where it comes from
+    made        {run_id, benchmark, data, shift, seed, versions, …}: where the file comes from
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Learnt:
-    """A file's content; ``digest`` is the SHA-256 of its bytes."""
+    """The content of a file with a learnt context; ``digest`` is the SHA-256 of its bytes."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -56,20 +56,20 @@ def content(
     backbone: Backbone,
     made: Mapping[str, Any],
 ) -> bytes:
-    """A file's bytes. ``settings``: the method's, with its name."""
-    learns = plugins.method(settings["name"]).learns_context
-    own = plugins.method(settings["name"]).learnt
-    tensors = own(method) if own is not None else dict(method.named_parameters())
+    """The bytes of a file with what ``method`` learnt. ``settings``: the method's, with its name."""
+    definition = plugins.method(settings["name"])
+    learnt = definition.learnt
+    tensors = dict(method.named_parameters()) if learnt is None else learnt(method)
     header = {
         "schema": SCHEMA,
         "method": dict(settings),
-        "learns": "context" if learns else "parameters",
+        "learns": "context" if definition.learns_context else "parameters",
         "classes": list(classes),
         "backbone": {
             "spec": backbone.weights.backbone,
             "tag": backbone.weights.tag,
             "fingerprint": backbone.weights.fingerprint,
-            "precision": getattr(backbone, "precision", "fp32"),  # of placement.Placed
+            "precision": getattr(backbone, "precision", "fp32"),  # of precision.Placed
         },
         "made": dict(made),
     }
@@ -77,7 +77,7 @@ def content(
 
 
 def read(path: Path) -> Learnt:
-    """A learnt context. Raises ConfigError if there is no such file, DataError if it holds none."""
+    """Read a learnt context. Raises ConfigError if there is no such file, DataError if it holds none."""
     if not path.is_file():
         raise ConfigError(f"no context {path}; a run of coop leaves one beside its record, <run id>.safetensors")
     tensors, header = files.read(path)
@@ -89,8 +89,8 @@ def read(path: Path) -> Learnt:
     return Learnt(path, tensors, header["method"], tuple(header["classes"]), header["backbone"], header["made"], digest)
 
 
-def check_backbone(learnt: Learnt, backbone: Backbone) -> None:
-    """Raises ConfigError for other weights than those that the context was learnt before."""
+def _require_its_backbone(learnt: Learnt, backbone: Backbone) -> None:
+    """Raises ConfigError if the backbone has other weights than those with which the context was learnt."""
     own, theirs = learnt.backbone, backbone.weights
     if own["fingerprint"] != theirs.fingerprint:
         raise ConfigError(
@@ -100,11 +100,11 @@ def check_backbone(learnt: Learnt, backbone: Backbone) -> None:
 
 
 def before(learnt: Learnt, backbone: Backbone, benchmark: Benchmark) -> nn.Module:
-    """The method of a learnt context before the classes of ``benchmark``: features (N, D) -> logits (N, C).
+    """Put a learnt context before the classes of ``benchmark``: a module from features (N, D) to logits (N, C).
 
     Raises ConfigError for another backbone, and for other classes if each class has a context of its own.
     """
-    check_backbone(learnt, backbone)
+    _require_its_backbone(learnt, backbone)
     settings = dict(learnt.method)
     name = settings.pop("name")
     if settings.get("class_specific") and tuple(benchmark.classes) != learnt.classes:
@@ -112,27 +112,28 @@ def before(learnt: Learnt, backbone: Backbone, benchmark: Benchmark) -> nn.Modul
             f"{learnt.path.name} has a context for each of {_some(learnt.classes)}, which are not the "
             f"{len(benchmark.classes)} classes here; learn one with method.class_specific=false for other classes"
         )
-    module = plugins.method(name)
-    fields = {f.name for f in dataclasses.fields(module.config)}
+    definition = plugins.method(name)
+    fields = {f.name for f in dataclasses.fields(definition.config)}
     unknown = sorted(settings.keys() - fields)
     if unknown:
         raise DataError(f"{learnt.path.name} has settings of {name} that this version does not know: {unknown[0]}")
-    # Written prompts count in a fit only, and may lie in a file that is not here.
+    # Written prompts matter in a fit only, and may be in a file that is not here.
     kept = {k: v for k, v in settings.items() if k not in ("templates", "descriptions")}
-    with torch.random.fork_rng(devices=[]):  # what a fit would start from is drawn and then replaced
-        method: nn.Module = module.build(module.config(**kept), backbone, benchmark)
+    with torch.random.fork_rng(devices=[]):  # build draws what a fit would start from; the file's tensors replace it
+        method: nn.Module = definition.build(definition.config(**kept), backbone, benchmark)
     files.load_exactly(method, learnt.tensors, learnt.path.name)
     return method.eval()
 
 
 def nearest_words(learnt: Learnt, backbone: Backbone, count: int = 5) -> list[tuple[str, list[tuple[str, float]]]]:
-    """For each vector the tokens whose embeddings lie nearest, with their Euclidean distance (CoOp, section 4.4).
+    """Find for each vector the ``count`` tokens whose embeddings lie nearest, with their Euclidean distances.
 
-    A vector is called by its number from 1, behind its class's name if each class has its own.
+    This is how CoOp's authors read their contexts (section 4.4). A vector's name is its number from 1, and in front of
+    it the class's name if each class has a context of its own.
 
-    Raises ConfigError for another backbone, or one whose token embeddings cannot be seen.
+    Raises ConfigError for another backbone, or one that does not show its token embeddings.
     """
-    check_backbone(learnt, backbone)
+    _require_its_backbone(learnt, backbone)
     assert isinstance(backbone, ClipBackbone)
     description = backbone.text_tower.description if backbone.text_tower is not None else None
     decode = getattr(backbone, "decode", None)

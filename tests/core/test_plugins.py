@@ -1,4 +1,4 @@
-"""The registry: what is a file is found by its name, and a file that is no plug-in says what it lacks."""
+"""The registry finds a plug-in by the name of its file, and tells of a file that is no plug-in what it lacks."""
 
 import dataclasses
 import sys
@@ -30,6 +30,14 @@ def test_every_file_of_a_room_is_a_plug_in_or_private(kind: str) -> None:
     assert files == set(plugins.names(kind))
 
 
+@pytest.mark.parametrize("kind", ["benchmarks", "backbones", "methods", "objectives"])
+def test_clipdg_list_shows_a_first_line_whole(kind: str) -> None:
+    for name in plugins.names(kind):
+        shown = plugins.summary(kind, name).removeprefix(f"{name}: ")
+        assert len(shown) <= 61, name  # of 80 columns, less those of the name
+        assert shown.endswith("."), name
+
+
 def test_private_modules_are_no_plugins() -> None:
     assert "_digits" not in plugins.names("benchmarks")
 
@@ -42,7 +50,7 @@ def test_a_dotted_path_is_a_users_own_module() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a package ``lacking``, whose file ``part`` a test writes."""
+    """The folder of a package ``lacking``; a test writes its file ``part``."""
     folder = tmp_path / "lacking"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -56,8 +64,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 HEAD = """
 from dataclasses import dataclass
-from clipdg.core.plugins import *
-from clipdg.core.plugins import Method, Objective, BenchmarkSource, BackboneFamily, Metric, Section, Engine, NoSettings
+from clipdg.core.plugins import BackboneFamily, BenchmarkSource, Engine, Method, Metric, NoSettings, Objective, Section
 
 @dataclass(frozen=True)
 class Config:
@@ -66,30 +73,95 @@ class Config:
 def build(*arguments): ...
 def fit(config): ...
 """
+FIELDS = {  # the fields of each kind that have no default
+    "benchmarks": ["build=build", "config=Config"],
+    "backbones": ["load=build", "config=Config"],
+    "methods": ["build=build", "config=Config", "trains='nothing'"],
+    "objectives": ["build=build", "config=Config", "needs='images'"],
+    "metrics": ["title='x'", "sums=()", "value=build"],
+    "sections": ["make=build"],
+    "engines": ["make=build"],
+}
 METHOD = "METHOD = Method(config=Config, build=build, "
+
+
+def ending(kind: str, fields: list[str]) -> str:
+    """The code of a file that ends with the value of a kind."""
+    where = plugins.KINDS[kind]
+    return f"{HEAD}{where.constant} = {where.type.__name__}({', '.join(fields)})\n"
+
+
+def refused(kind: str, code: str, message: str, package: Path) -> None:
+    """Assert that a file with this code is refused, and that the error names the file."""
+    (package / "part.py").write_text(code)
+    with pytest.raises(ConfigError, match=message) as caught:
+        plugins.load(kind, "lacking.part")
+    assert "lacking.part" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_file_that_ends_with_its_kinds_value_is_a_plug_in(kind: str, package: Path) -> None:
+    (package / "part.py").write_text(ending(kind, FIELDS[kind]))
+    assert type(plugins.load(kind, "lacking.part")) is plugins.KINDS[kind].type
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_file_without_its_kinds_value_is_told_what_it_ends_with(kind: str, package: Path) -> None:
+    where = plugins.KINDS[kind]
+    constant, one = f"{where.constant} = {where.type.__name__}", kind.removesuffix("s")
+    refused(kind, HEAD, rf"it has no {constant}\(…\); `clipdg new {one} NAME` writes", package)
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_value_of_another_kind_is_named(kind: str, package: Path) -> None:
+    other = "engines" if kind != "engines" else "sections"
+    refused(kind, ending(other, FIELDS[other]), f"is no plug-in for {kind}; it is one for {other}", package)
+
+
+@pytest.mark.parametrize(("kind", "at"), [(kind, at) for kind, fields in FIELDS.items() for at in range(len(fields))])
+def test_a_field_that_is_missing_is_named(kind: str, at: int, package: Path) -> None:
+    fields = FIELDS[kind]
+    name = fields[at].partition("=")[0]
+    code = ending(kind, fields[:at] + fields[at + 1 :])
+    refused(kind, code, f"{plugins.KINDS[kind].type.__name__} lacks '{name}'", package)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "near"),
+    [
+        ("benchmarks", "source", "sources"),
+        ("backbones", "library", "libraries"),
+        ("methods", "regularised", "regularize"),
+        ("objectives", "restart_optimizer", "restarts_optimizer"),
+        ("metrics", "decimal", "decimals"),
+        ("sections", "oder", "order"),
+        ("engines", "take_resources", "takes_resources"),
+    ],
+)
+def test_a_misspelt_field_is_told_the_nearest_one_at_import(kind: str, field: str, near: str, package: Path) -> None:
+    definition = plugins.KINDS[kind].type
+    first = dataclasses.fields(definition)[0].name
+    message = rf"{definition.__name__} has no field '{field}'\. Did you mean '{near}'\? There are: {first}"
+    refused(kind, ending(kind, [*FIELDS[kind], f"{field}=build"]), message, package)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, fields in FIELDS.items() if "config=Config" in fields])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("3", "config is 3; it is a dataclass of settings"), ("Bare", "the setting 'lr' has no default")],
+)
+def test_settings_are_a_dataclass_with_defaults(kind: str, config: str, message: str, package: Path) -> None:
+    fields = [f"config={config}" if field == "config=Config" else field for field in FIELDS[kind]]
+    bare = "@dataclass\nclass Bare:\n    lr: float\n\ndef fit"
+    refused(kind, ending(kind, fields).replace("def fit", bare), message, package)
 
 
 @pytest.mark.parametrize(
     ("kind", "code", "message"),
     [
-        ("methods", "", r"it has no METHOD = Method\(…\); `clipdg new method NAME`"),
-        ("sections", "", r"it has no SECTION = Section\(…\); `clipdg new section NAME`"),
         ("methods", "x = 1\nif x", r"lacking\.part is no Python: .*part\.py, line \d+: expected ':'"),
         ("backbones", "import nowhere_at_all", "No module named 'nowhere_at_all'; install it, or put its folder on"),
-        # A misspelt field is told at import, with the nearest one.
-        (
-            "methods",
-            METHOD + "trains='method', fit=fit, regularised=print)",
-            r"Method has no field 'regularised'\. Did you mean 'regularize'\? There are: build, config, trains",
-        ),
-        ("objectives", "OBJECTIVE = Objective(config=Config, build=build, need='images')", "Did you mean 'needs'"),
-        ("benchmarks", "BENCHMARK = BenchmarkSource(config=Config, build=build, source=())", "Did you mean 'sources'"),
-        ("backbones", "BACKBONE = BackboneFamily(config=Config, load=build, library=())", "Did you mean 'libraries'"),
-        ("metrics", "METRIC = Metric(title='x', sums=(), value=build, decimal=2)", "Did you mean 'decimals'"),
-        ("sections", "SECTION = Section(make=build, oder=3)", "Did you mean 'order'"),
-        ("engines", "ENGINE = Engine(make=build, take_resources=True)", "Did you mean 'takes_resources'"),
-        # What is missing, and what does not go together.
-        ("methods", "METHOD = Method(config=Config, build=build)", "lacking.part: Method lacks 'trains'"),
+        # Values that a field cannot have, and fields that do not go together.
         ("methods", METHOD + "trains='all')", "Method.trains is 'all'; it is one of nothing, method"),
         ("methods", METHOD + "trains='method')", r"a Method that trains='method' needs fit\(config\)"),
         ("methods", METHOD + "trains='nothing', solve=print)", "trains='nothing' has neither fit nor solve"),
@@ -97,21 +169,12 @@ METHOD = "METHOD = Method(config=Config, build=build, "
         ("methods", METHOD + "trains='nothing', represent=print)", "represent and classify go together"),
         ("methods", METHOD + "trains='nothing', begin_domain=print)", "of a method that adapts=True at test time"),
         ("methods", METHOD + "trains='nothing', alphas=(0.5,))", "alphas are of a method that interpolates"),
-        ("methods", "METHOD = Method(config=3, build=build, trains='nothing')", "config is 3; it is a dataclass"),
         ("objectives", "OBJECTIVE = Objective(config=Config, build=build, needs='all')", "Objective.needs is 'all'"),
         ("backbones", "BACKBONE = BackboneFamily(config=Config, load=build, libraries='timm')", "it is a tuple"),
-        (
-            "methods",
-            "@dataclass\nclass Other:\n    lr: float\nMETHOD = Method(config=Other, build=build, trains='nothing')",
-            "the setting 'lr' has no default",
-        ),
-        ("backbones", METHOD + "trains='nothing')", "is no plug-in for backbones; it is one for methods"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_plug_in_says_why(kind: str, code: str, message: str, package: Path) -> None:
-    (package / "part.py").write_text(HEAD + code + "\n")
-    with pytest.raises(ConfigError, match=message):
-        plugins.load(kind, "lacking.part")
+    refused(kind, f"{HEAD}{code}\n", message, package)
 
 
 def test_an_error_of_the_file_itself_is_not_hidden(package: Path) -> None:
@@ -140,7 +203,7 @@ def test_a_misspelt_name_is_told_the_nearest_one() -> None:
 
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_field_of_a_definition_has_a_line_in_its_docstring(kind: str) -> None:
-    """A stranger writes against the docstring: each field stands in it by name."""
+    """A stranger writes plug-ins by the docstring, so it names each field."""
     definition = plugins.KINDS[kind].type
     missing = [f.name for f in dataclasses.fields(definition) if f.name not in (definition.__doc__ or "")]
     assert set(missing) <= {"config"}

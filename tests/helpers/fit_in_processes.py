@@ -1,4 +1,4 @@
-"""A fit in as many processes as are asked for; test_ddp.py starts it, and nothing here is a test.
+"""A script that fits in as many processes as are asked for. Nothing here is a test.
 
 python fit_in_processes.py DEVICES PER_DOMAIN FILE
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import clipdg  # isort: skip  # before lightning, which imports torchvision: see clipdg/torchvision_guard.py
+import clipdg  # isort: skip  # before lightning, which imports torchvision: see clipdg/core/torchvision_guard.py
 
 import lightning
 import numpy as np
@@ -35,7 +35,10 @@ class Keep(lightning.Callback):
 
 
 def _sum(name: str, parameter: torch.Tensor) -> float:
-    """Less the keys' biases, which the softmax cancels: their gradient is rounding, of which Adam makes whole steps."""
+    """The sum of a parameter without the keys' biases.
+
+    The softmax cancels these, so their gradient is rounding alone, and Adam makes whole steps of it.
+    """
     if name.endswith("qkv.bias"):
         query, _, value = parameter.chunk(3)
         parameter = torch.cat([query, value])

@@ -1,7 +1,8 @@
-"""A benchmark and a method of a user's own, by dotted path, which worker processes can import: nothing here is a test.
+"""A benchmark and a method of a user's own in one file, under one dotted path. Nothing here is a test.
 
-``benchmark=plugins_of.a_user``, see conftest.py, is three colours in two domains, each left out once; the method of the
-same name can be made to fail as runs fail.
+Tests name both ``plugins_of.a_user``, see conftest.py, and worker processes can import it. The benchmark has squares of
+three colours in two domains, each of which is left out once. The method can be made to fail in the ways in which runs
+fail.
 """
 
 from __future__ import annotations
@@ -19,28 +20,30 @@ from torch import nn
 
 from clipdg.core.benchmark import Benchmark, Domain, leave_one_out
 from clipdg.core.errors import DivergedError, UnsafeError
-from clipdg.core.plugins import BenchmarkSource, Method
+from clipdg.core.plugins import BenchmarkSource, Method, NoSettings
 from clipdg.data.rows import ArrayRows
 
 
 @dataclass(frozen=True)
 class Config:
-    """Of the method, and of the benchmark, which has no settings."""
+    """Settings of the method. ``how``: the way in which it fails, or "well"."""
 
     how: str = "well"
-    once: str = ""  # a file that is there after the first attempt
+    once: str = ""  # a file that the first attempt makes; later attempts do not fail
     scale: float = 1.0
 
 
 class Random(nn.Module):
+    """A linear classifier with random weights."""
+
     def __init__(self, config: Config, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.config = config
+        self.scale = config.scale
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("weight", torch.randn(dim, num_classes, generator=generator))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.config.scale * features @ self.weight  # type: ignore[operator, no-any-return]
+        return self.scale * features @ self.weight  # type: ignore[operator, no-any-return]
 
 
 def build(config: Config, backbone: Any, benchmark: Benchmark) -> Random:
@@ -68,7 +71,7 @@ def _fail(how: str) -> None:
         raise UnsafeError("weights.pt could run code")
 
 
-def squares(config: Config, root: str | None) -> Benchmark:
+def squares(config: NoSettings, root: str | None) -> Benchmark:
     rng = np.random.default_rng(0)
     domains = {}
     for name, low, high in (("bright", 150, 250), ("dark", 50, 120)):
@@ -81,5 +84,5 @@ def squares(config: Config, root: str | None) -> Benchmark:
     return Benchmark("squares", classes, domains, leave_one_out(["bright", "dark"]), ("a {}",))
 
 
-BENCHMARK = BenchmarkSource(config=Config, build=squares)
+BENCHMARK = BenchmarkSource(config=NoSettings, build=squares)
 METHOD = Method(config=Config, build=build, trains="nothing")

@@ -1,4 +1,4 @@
-"""Tip-Adapter(-F) and CLIP-Adapter against the published formulas, written out one image at a time."""
+"""Tip-Adapter(-F) and CLIP-Adapter equal the published formulas, written out one image at a time."""
 
 import math
 

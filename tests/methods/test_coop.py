@@ -1,3 +1,5 @@
+"""CoOp equals references that write each prompt out token by token, in every position of the class name."""
+
 import copy
 
 import pytest
@@ -94,7 +96,8 @@ def test_a_context_that_leaves_no_room_is_refused(clip: ClipBackbone) -> None:
     ],
 )
 def test_the_schedule_is_dassls(epochs: int, epoch: int, rate: float) -> None:
-    fit = coop.fit(coop.Config(epochs=epochs))
+    fit = coop.METHOD.fit_of(coop.Config(epochs=epochs))
+    assert fit is not None
     assert fit.lr * lr_factor(fit, epochs, 1)(epoch) == pytest.approx(rate, rel=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""ERM by steps is DomainBed's loop written plainly; what is evaluated, averaged or resumed on its way."""
+"""ERM by steps equals DomainBed's loop, written out plainly; fits evaluated, averaged and resumed on the way."""
 
 import copy
 from pathlib import Path
@@ -206,12 +206,13 @@ class Batches:
         return len(self.batches)
 
 
-def fitted(clip: ClipBackbone, size: int, how: Fit, *callbacks: lightning.Callback) -> torch.Tensor:
+def fitted(clip: ClipBackbone, size: int, fit: Fit, *callbacks: lightning.Callback) -> torch.Tensor:
+    """The weights of a linear classifier after a fit on batches of this size."""
     torch.manual_seed(0)
     head = nn.Linear(64, 3)
-    classifier = Classifier(clip, head, 3, how)
+    classifier = Classifier(clip, head, 3, fit)
     with trainer_.quiet():
-        trainer_.make("fit", callbacks=list(callbacks), **trainer_.options_of(how)).fit(classifier, Batches(size))
+        trainer_.make("fit", callbacks=list(callbacks), **trainer_.options_of(fit)).fit(classifier, Batches(size))
     return head.weight.detach()
 
 

@@ -1,4 +1,4 @@
-"""KgCoOp, ProGrad and CoCoOp against their papers' formulas, written out over whole prompts."""
+"""KgCoOp, ProGrad and CoCoOp equal their papers' formulas, written out over whole prompts."""
 
 import copy
 import dataclasses
@@ -77,7 +77,7 @@ def test_five_steps_are_the_papers(
     for _ in range(5):
         loss = F.cross_entropy(method(features), LABELS)
         ours.zero_grad()
-        method.regularized(loss).backward()
+        method.regularize(loss).backward()
         reference.grad = gradient(clip, reference, features)
         assert method.context.grad is not None
         torch.testing.assert_close(method.context.grad, reference.grad, atol=1e-5, rtol=1e-4)
@@ -88,13 +88,13 @@ def test_five_steps_are_the_papers(
 
 def test_prograd_leaves_a_gradient_that_opposes_nothing_and_turns_one_that_does(clip: ClipBackbone) -> None:
     """By hand, in two dimensions: g = (1, 0), h = (-1, 1); g·h = -1, h·h = 2, so g becomes (1/2, 1/2)."""
-    guide = prograd.Projection(written(clip), 1.0, strength=1.0, temperature=1.0)
+    project = prograd.Projection(written(clip), 1.0, strength=1.0, temperature=1.0)
     context = nn.Parameter(torch.tensor([[0.0, 0.0]]))
     found = []
     for general in ((-1.0, 1.0), (1.0, 1.0)):
-        seen = [_context.Seen(torch.zeros(1, 64), torch.zeros(3, 64), _Linear(general)(context))]
+        passes = [_context.Pass(torch.zeros(1, 64), torch.zeros(3, 64), _Linear(general)(context))]
         context.grad = None
-        loss = guide(7.0 + context[0, 0], context, seen)
+        loss = project(7.0 + context[0, 0], context, passes)
         loss.backward()
         assert loss.item() == 7.0
         assert context.grad is not None
@@ -114,11 +114,11 @@ class _Linear:
 
 
 def test_both_hold_the_context_where_it_started(clip: ClipBackbone) -> None:
-    """A context that is the written prompt: nothing to hold back, so KgCoOp's loss is the cross-entropy alone."""
+    """A context that is the written prompt is not held back, so KgCoOp's loss is the cross-entropy alone."""
     benchmark = Benchmark("b", CLASSES, templates=("a photo of a {}.",))
     method = kgcoop.build(kgcoop.Config(), clip, benchmark)
     loss = F.cross_entropy(method(torch.randn(8, 64)), LABELS)
-    torch.testing.assert_close(method.regularized(loss), loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(method.regularize(loss), loss, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         method.directions(), prompts.class_directions(clip, CLASSES, ["a photo of a {}."]), atol=1e-5, rtol=0
     )
@@ -138,9 +138,9 @@ def test_only_passes_of_a_step_are_kept_and_only_until_its_loss(clip: ClipBackbo
     method.eval()(torch.randn(2, 64))
     with torch.no_grad():
         method.train()(torch.randn(2, 64))
-    assert len(method._seen) == 1
-    method.regularized(torch.zeros(()))
-    assert not method._seen
+    assert len(method._passes) == 1
+    method.regularize(torch.zeros(()))
+    assert not method._passes
 
 
 def cocoops_logits(clip: ClipBackbone, method: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -192,7 +192,7 @@ def test_cocoop_has_no_class_specific_context(clip: ClipBackbone) -> None:
 
 
 def test_images_in_groups_keep_the_activations_of_one_group(clip: ClipBackbone) -> None:
-    """Bytes kept for the way back."""
+    """Counts the bytes that are kept for the backward pass."""
     method = cocoop.build(cocoop.Config(), clip, bench())
 
     def kept(num_images: int, group: int) -> int:
@@ -217,7 +217,8 @@ def test_what_is_learnt_is_fp32_over_bf16_weights(clip: ClipBackbone, module: Mo
     placed = place(copy.deepcopy(clip), "bf16", "cpu")
     method = module.build(module.Config(), placed, bench())
     loss = F.cross_entropy(method(torch.randn(8, 64)), LABELS)
-    (method.regularized(loss) if hasattr(method, "regularized") else loss).backward()
+    regularize = module.METHOD.regularize
+    (loss if regularize is None else regularize(method, loss)).backward()
     assert {p.dtype for p in method.parameters()} == {p.grad.dtype for p in method.parameters()} == {torch.float32}
 
 
@@ -236,7 +237,9 @@ def test_defaults_are_the_authors(module: ModuleType, expected: dict[str, object
 
 def test_the_classifier_goes_down_the_regularized_loss(clip: ClipBackbone) -> None:
     method = kgcoop.build(kgcoop.Config(weight=1e3), clip, bench())
-    classifier = Classifier(clip, method, 3, kgcoop.fit(kgcoop.Config()), kgcoop.METHOD, kgcoop.Config()).train()
+    classifier = Classifier(
+        clip, method, 3, kgcoop.METHOD.fit_of(kgcoop.Config()), kgcoop.METHOD, kgcoop.Config()
+    ).train()
     batch = torch.randn(8, 64), LABELS
     loss = classifier.training_step(batch, 0)
     assert loss is not None
@@ -251,5 +254,5 @@ def test_text_is_encoded_once_a_step(clip: ClipBackbone, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         prompt_encoder.Prompts, "encode", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k)
     )
-    method.regularized(F.cross_entropy(method(torch.randn(8, 64)), LABELS))
+    method.regularize(F.cross_entropy(method(torch.randn(8, 64)), LABELS))
     assert len(calls) == 1

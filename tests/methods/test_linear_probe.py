@@ -1,3 +1,5 @@
+"""The linear probe equals scikit-learn's, alone and along a path of strengths; its sweep; its start at zero-shot."""
+
 from dataclasses import dataclass, field
 
 import lightning

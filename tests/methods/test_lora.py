@@ -1,4 +1,4 @@
-"""LoRA: at first the tower as it was, then the one with the products of the two matrices added, for three libraries."""
+"""LoRA leaves the tower as it was at first, then adds the products of its matrices, for towers of three libraries."""
 
 import copy
 from typing import Any
@@ -74,7 +74,7 @@ def encode(backbone: Any, images: Tensor) -> Tensor:
 
 
 def with_updates(module: nn.Module) -> nn.Module:
-    """The same with no B at zero."""
+    """Draw each B, which is zero at first."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in module.named_parameters():
         if ".lora_B" in name:

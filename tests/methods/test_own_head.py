@@ -1,4 +1,4 @@
-"""A classifier's own head: timm's logits, told by their wnids."""
+"""The weights' own classifier gives timm's logits, matched to classes by WordNet id."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clipdg.benchmarks.imagenet.classes import classes
 from clipdg.core.benchmark import Benchmark
 from clipdg.core.errors import ConfigError
 from clipdg.core.model import ClipBackbone
+from clipdg.core.plugins import NoSettings
 from clipdg.methods import own_head
 
 WNIDS = tuple(one.wnid for one in classes())
@@ -27,7 +28,7 @@ def resnet() -> TimmImage:
 
 
 def built(backbone: Any, wnids: tuple[str, ...] = WNIDS) -> own_head.OwnHead:
-    return own_head.build(own_head.Config(), backbone, Benchmark("b", NAMES[: len(wnids)], wnids=wnids))
+    return own_head.build(NoSettings(), backbone, Benchmark("b", NAMES[: len(wnids)], wnids=wnids))
 
 
 def test_its_logits_are_timms(resnet: TimmImage) -> None:

@@ -1,4 +1,4 @@
-"""WiSE-FT: the line from zero-shot to fine-tuned weights, each end known, and its schedule."""
+"""WiSE-FT: the line from zero-shot to fine-tuned weights with its two ends, and the schedule."""
 
 import copy
 import math

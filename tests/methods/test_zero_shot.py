@@ -1,3 +1,5 @@
+"""Zero-shot equals the CLIP's own logits, and domain-aware prompts those of each domain."""
+
 import torch
 
 from clipdg.core.benchmark import Benchmark

@@ -1,4 +1,4 @@
-"""Each objective against its formula written plainly: two domains, a small network, three steps of Adam."""
+"""Each objective equals its formula, written out plainly, on two domains, a small network and three steps of Adam."""
 
 import math
 from collections.abc import Callable
@@ -57,12 +57,12 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def built(name: str) -> nn.Module:
-    module = plugins.objective(name)
-    objective: nn.Module = module.build(module.config(**SETTINGS[name]), IDS, 0.0, 7)
+    definition = plugins.objective(name)
+    objective: nn.Module = definition.build(definition.config(**SETTINGS[name]), IDS, 0.0, 7)
     return objective
 
 
-# The references: (network, images and labels of domain 1, of domain 4, step, what is kept between steps) -> loss
+# A reference: (network, images and labels of domain 1, those of domain 4, step, values kept between steps) -> loss
 Kept = dict[str, Any]
 Part = tuple[Tensor, Tensor]
 
@@ -158,9 +158,9 @@ def test_gradients_and_three_steps_equal_the_plain_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in PLAIN if n != "erm"])
 def test_one_source_domain_is_refused(name: str) -> None:
-    module = plugins.objective(name)
+    definition = plugins.objective(name)
     with pytest.raises(ConfigError, match="this shift has one"):
-        module.build(module.config(), (0,), 0.0, 0)
+        definition.build(definition.config(), (0,), 0.0, 0)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -175,9 +175,9 @@ def test_a_saved_objective_goes_on_where_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_label_smoothing_reaches_every_objective(name: str) -> None:
-    module = plugins.objective(name)
+    definition = plugins.objective(name)
     sharp, smooth = (
-        module.build(module.config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
+        definition.build(definition.config(**SETTINGS[name]), IDS, smoothing, 7)(Network(), *batch(0)).item()
         for smoothing in (0.0, 0.2)
     )
     assert sharp != smooth
@@ -215,7 +215,7 @@ def test_an_adapter_learns_under_objectives_on_features_too(name: str) -> None:
 
 
 def test_coral_sees_what_the_classifier_reads(clip: Any) -> None:
-    """Features of unit length for a head of cosines, behind dropout for DomainBed's."""
+    """Features of unit length with a head of cosines; features behind dropout with ERM's head, as in DomainBed."""
     bench, features = Benchmark("b", ("cat", "dog")), 9 * torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
     adapter = clip_adapter.build(clip_adapter.Config(templates=["a {}"]), clip, bench)
     head = wise_ft.build(wise_ft.Config(templates=["a {}"]), clip, bench)
@@ -239,19 +239,19 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 @pytest.mark.parametrize("name", ["irm", "vrex"])
 def test_annealing_counts_updates_where_batches_are_gathered(name: str, clip: Any) -> None:
-    module = plugins.objective(name)
-    objective = module.build(module.config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
+    definition = plugins.objective(name)
+    objective = definition.build(definition.config(weight=50.0, anneal_steps=2), IDS, 0.0, 0)
     weights: list[float] = []
 
     class Watch(lightning.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             weights.append(objective.weight)
 
-    how = Fit("adam", 0.01, 1, 8, accumulate=2)
-    classifier = Classifier(clip, nn.Linear(5, 3), 3, how, objective=Minimised(objective, module))
+    fit = Fit("adam", 0.01, 1, 8, accumulate=2)
+    classifier = Classifier(clip, nn.Linear(5, 3), 3, fit, objective=Minimised(objective, definition))
     batches: Any = torch.utils.data.DataLoader(Batches(), batch_size=None)
     with trainer.quiet():
-        trainer.make("fit", callbacks=[Watch()], **trainer.options_of(how)).fit(classifier, batches)
+        trainer.make("fit", callbacks=[Watch()], **trainer.options_of(fit)).fit(classifier, batches)
     assert weights == [1.0] * 4 + [50.0] * 3
     assert int(objective.num_updates) == 4
 

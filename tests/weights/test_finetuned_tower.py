@@ -1,4 +1,4 @@
-"""What keep_weights leaves of a trained tower: a run of its files finds what the run that trained them found."""
+"""A run of the files that keep_weights leaves finds the same numbers as the run that trained the tower."""
 
 from pathlib import Path
 from typing import Any

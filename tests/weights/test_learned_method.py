@@ -1,4 +1,4 @@
-"""Learnt contexts: as files, before other class names, in words."""
+"""Learnt contexts as files, before other class names, and in words."""
 
 import json
 from pathlib import Path
