@@ -1,1 +1,1 @@
-"""TODO room clipdg.core."""
+"""The light nouns that every room may import, without torch."""

@@ -1,4 +1,4 @@
-"""TODO clipdg.core.fit."""
+"""What a fit is given: its length, optimizer and schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO clipdg.core.model."""
+"""The light nouns of a model: backbone, preprocessing and weights."""
 
 from __future__ import annotations
 

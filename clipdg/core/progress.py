@@ -1,4 +1,4 @@
-"""TODO clipdg.core.progress."""
+"""Progress of slow work, with an estimate of the time left."""
 
 from __future__ import annotations
 

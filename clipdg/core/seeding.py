@@ -1,4 +1,4 @@
-"""TODO clipdg.core.seeding."""
+"""Seeds: derived by hashing, equal on every machine."""
 
 from __future__ import annotations
 

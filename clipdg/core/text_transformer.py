@@ -1,4 +1,4 @@
-"""TODO clipdg.core.text_transformer."""
+"""The interface of a text transformer. This file needs torch and is imported by its name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO room clipdg.data."""
+"""From bytes to domains to batches."""

@@ -1,4 +1,4 @@
-"""TODO clipdg.data.loaders."""
+"""Data loaders over the images and the stored features of a domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO clipdg.data.preprocessing."""
+"""Preprocessing of images as a backbone expects it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO clipdg.data.splits."""
+"""Splits of a domain's images into parts."""
 
 from __future__ import annotations
 

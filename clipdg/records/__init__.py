@@ -1,1 +1,1 @@
-"""TODO room clipdg.records."""
+"""What was found: reading, writing, counting and packing records, without torch."""

@@ -1,4 +1,4 @@
-"""TODO clipdg.records.identity."""
+"""The identity of a run: which settings can change its numbers, and the hash of them that names its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO clipdg.report.frame."""
+"""The records of a study as one data frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO clipdg.report.row_labels."""
+"""The labels of a table's rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO room clipdg.runs."""
+"""From settings to a record: one run, sweeps and the engines that carry them out."""

@@ -1,1 +1,1 @@
-"""TODO room clipdg.storage."""
+"""Bytes on disk: published files, sharded arrays, the cache and downloads."""

@@ -1,4 +1,4 @@
-"""TODO clipdg.storage.publish."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 

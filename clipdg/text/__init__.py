@@ -1,1 +1,1 @@
-"""TODO room clipdg.text."""
+"""From class names to directions: templates, prompts and their exact, fast encoding."""

@@ -1,1 +1,1 @@
-"""TODO room clipdg.training."""
+"""Fitting with Lightning: the classifier, its schedules and its trainer."""

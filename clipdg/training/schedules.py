@@ -1,4 +1,4 @@
-"""TODO clipdg.training.schedules."""
+"""Learning-rate schedules of a fit."""
 
 from __future__ import annotations
 

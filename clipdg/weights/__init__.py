@@ -1,1 +1,1 @@
-"""TODO room clipdg.weights."""
+"""Weights: read them exactly, name them, set their precision and keep them."""

@@ -20,7 +20,10 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def put(module: nn.Module, start: Tensors, end: Tensors, alpha: float) -> None:
-    """Give ``module`` the weights (1 - alpha) · start + alpha · end. At 0 and 1 they are start and end to the last bit."""
+    """Give ``module`` the weights (1 - alpha) · start + alpha · end.
+
+    At 0 and 1 they are start and end to the last bit.
+    """
     places = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, place in places.items():
         if name not in start:

@@ -1,1 +1,1 @@
-"""TODO room clipdg.report.published."""
+"""Published numbers that a report sets beside its own."""

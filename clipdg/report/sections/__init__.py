@@ -1,1 +1,1 @@
-"""TODO room clipdg.report.sections."""
+"""The sections of a report: one plug-in a file."""
