@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +91,61 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return next((found for module in sorted(graph) if (found := visit(module))), [])
 
 
+OUTSIDE = sorted(
+    file
+    for folder in ("experiments", "tests")
+    for file in (ROOT.parent / folder).rglob("*.py")
+    if file != Path(__file__)
+)
+# Whatever says where something stands.
+SAYING = [*FILES.values(), ROOT.parent / "README.md", *sorted((ROOT.parent / "docs").glob("*.md"))]
+
+
+def exists(path: str) -> bool:
+    """Whether ``clipdg.room.file.name`` is a module, or something in one."""
+    if path == FACADE:
+        return True
+    parent, _, name = path.rpartition(".")
+    if not exists(parent):
+        return False
+    try:
+        module = importlib.import_module(parent)
+    except ModuleNotFoundError:
+        return False  # something in a module has no further parts here
+    return hasattr(module, name) or (hasattr(module, "__path__") and importlib.util.find_spec(path) is not None)
+
+
+def missing_names(code: str) -> list[str]:
+    """Modules of clipdg that a program imports, and names that it takes from them, which there are not.
+
+    Of text that is no program: nothing.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(code)) if "clipdg" in code and "import" in code else ast.Module([], [])
+    except SyntaxError:
+        return []
+    wanted: list[str] = []
+    modules: dict[str, str] = {}  # by the name that the program calls them by
+    others: set[str] = set()  # names that mean something else too
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "clipdg":
+            for alias in node.names:
+                path = f"{node.module}.{alias.name}"
+                wanted.append(path)
+                if path in FILES:
+                    modules[alias.asname or alias.name] = path
+        elif isinstance(node, ast.Import):
+            wanted += [alias.name for alias in node.names if alias.name.split(".")[0] == "clipdg"]
+            others |= {alias.asname or alias.name for alias in node.names}
+    stored = others | {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    stored |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            wanted += [f"{modules[name]}.{node.attr}"] if name in modules and name not in stored else []
+    return [path for path in dict.fromkeys(wanted) if not exists(path)]
+
+
 def test_a_circle_is_seen() -> None:
     assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
     assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
@@ -149,3 +208,23 @@ def test_only_the_command_line_prints() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert {room_of(module) for module in printing} == {"cli"}
+
+
+def test_a_name_that_is_not_there_is_seen() -> None:
+    wrong = "from clipdg.runs import config, nowhere\nimport clipdg.runner\nconfig.load()\nconfig.no_such()\n"
+    assert missing_names(wrong) == ["clipdg.runs.nowhere", "clipdg.runner", "clipdg.runs.config.no_such"]
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=[str(file.relative_to(ROOT.parent)) for file in OUTSIDE])
+def test_experiments_and_tests_name_what_there_is(file: Path) -> None:
+    """Also in the code that stands in their strings and is run by another process, where no import at the top tells."""
+    text = file.read_text()
+    texts = [n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    assert [name for code in (text, *texts) for name in missing_names(code)] == []
+
+
+@pytest.mark.parametrize("file", SAYING, ids=[str(file.relative_to(ROOT.parent)) for file in SAYING])
+def test_a_file_that_a_text_names_by_its_room_is_there(file: Path) -> None:
+    rooms = "|".join(sorted({room_of(module) for module in FILES} - {FACADE}))
+    named = re.findall(rf"(?<![\w/.])(?:clipdg/)?((?:{rooms})/[\w/]+\.py)\b", file.read_text())
+    assert [name for name in dict.fromkeys(named) if not (ROOT / name).is_file()] == []

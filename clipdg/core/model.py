@@ -71,7 +71,7 @@ class TextTower(Protocol):
 
     @property
     def description(self) -> Transformer | None:
-        """The same tower for text.py, which is faster with many prompts; None if it is no plain transformer."""
+        """The same tower for text/prompt_encoder.py, faster with many prompts; None if it is no plain transformer."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(C, L) -> (C, L, W), without positions."""

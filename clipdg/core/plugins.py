@@ -249,7 +249,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Where a sweep's runs execute: ``make(options)`` gives what performs tasks, see runs/engines/engine.py.
+    """Where a sweep's runs execute: ``make(options)`` gives what performs tasks, see runs/task.py.
 
     ``takes_resources``: whether ``--cpus`` and ``--gpus`` mean something to it.
     """

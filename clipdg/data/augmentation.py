@@ -26,7 +26,7 @@ from clipdg.core.model import Preprocessing
 from clipdg.core.seeding import seed_hash
 from clipdg.core.versions import version
 
-READ = ("domainbed", "crop", "coop")  # of core.Augment, those made here
+READ = ("domainbed", "crop", "coop")  # of fit.Augment, those made here
 
 
 @dataclass(frozen=True)

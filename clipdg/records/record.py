@@ -269,7 +269,7 @@ class Record:
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """How metrics of a user's own are called and written, by name; see ``report.numbers.metric_of``."""
+        """How metrics of a user's own are called and written, by name; see ``report.numbers.Metric.of``."""
         found: Mapping[str, Mapping[str, Any]] = self.content.get("metrics", {})
         return found
 

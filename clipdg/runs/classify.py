@@ -56,7 +56,7 @@ def classify(
     """Probabilities ``softmax(scale * cosine)`` over ``labels``; all prompts of a label are ensembled.
 
     ``templates``: some, a set's name or a file; ``descriptions``: a file of sentences; see templates.py. With
-    descriptions there may be no template. ``context``: a learnt one in their place, see contexts.py.
+    descriptions there may be no template. ``context``: a learnt one in their place, see weights/learned_method.py.
 
     Raises ConfigError for a backbone without a text encoder, DataError naming a label that its tokenizer cannot
     represent or a file that is no image.

@@ -1,9 +1,9 @@
 """The feature store: each image is encoded once per (weights, preprocessing, decode policy, precision).
 
 A stored array is found by one name only, a hash of everything that can change it, and its bytes are checked when it is
-opened. It is made shard by shard (stored.py): a killed extraction goes on where it was, to the same bits, because the
-batches are cut at fixed rows and the last one is filled up. Labels are no part of it: other labels for the same images
-need no new features.
+opened. It is made shard by shard (storage/sharded_array.py): a killed extraction goes on where it was, to the same
+bits, because the batches are cut at fixed rows and the last one is filled up. Labels are no part of it: other labels
+for the same images need no new features.
 
 Two things can change the last digits of a feature and are not in its name, for then moving to a cluster would encode
 everything again: the number of CPU threads, and the model of a CPU within its instruction set. What was stored first
@@ -74,13 +74,13 @@ def _story(backbone: Backbone, domain: Domain, view: View | None) -> dict[str, o
         "decoders": {name: PIL.features.version(name) for name in ("pil", "libjpeg_turbo", "zlib", "webp", "libtiff")},
         "images": _digest(domain.rows),
         "num_images": len(domain.rows),
-        "precision": getattr(backbone, "precision", "fp32"),  # of placement.Placed
+        "precision": getattr(backbone, "precision", "fp32"),  # of precision.Placed
         "compiled": getattr(backbone, "compiled", False),
         "batch": BATCH_SIZE[device],
         "device": _device_class(device),
         "libraries": libraries(backbone.weights),
     }
-    if hasattr(backbone, "point"):  # of placement.Penultimate
+    if hasattr(backbone, "point"):  # of precision.Penultimate
         story["point"] = backbone.point
     if view is not None:
         story["view"] = view.story(backbone.preprocessing)

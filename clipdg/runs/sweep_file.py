@@ -17,10 +17,10 @@
 Runs are in the order of the file: rows, then grid points, then draws, then seeds. ``grid`` and ``random`` of a row
 replace those of the file, axis by axis.
 
-Draws are DomainBed's (draws.py): draw 0 is the settings as they stand, draw h comes from ``seed_hash(h, seed)``, and
-each setting from a stream of its own, named by the last part of its key or by ``name``. With ``seed: ${seed}``, the
-default, each run seed has its own draws, as DomainBed's trials have; a number gives all run seeds the same. The number
-of the draw is kept as ``hparams_seed``.
+Draws are DomainBed's (runs/search_space.py): draw 0 is the settings as they stand, draw h comes from
+``seed_hash(h, seed)``, and each setting from a stream of its own, named by the last part of its key or by ``name``.
+With ``seed: ${seed}``, the default, each run seed has its own draws, as DomainBed's trials have; a number gives all run
+seeds the same. The number of the draw is kept as ``hparams_seed``.
 """
 
 from __future__ import annotations

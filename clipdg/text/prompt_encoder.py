@@ -6,7 +6,7 @@ forms that give the same features and gradients up to rounding:
 
     plain    every token of every prompt, padding included: what the libraries do
     cut      up to the longest prompt, exact where padding reaches nothing that is pooled
-    shared   each token of a common beginning once (packing.py), exact where attention is causal
+    shared   each token of a common beginning once (text/prefix_packing.py), exact where attention is causal
 
 Towers that see their padding (SigLIP, CLIPA, MobileCLIP) are run whole in any form, each distinct prompt once. In every
 form the last layer computes what is pooled and nothing else, QuickGELU is SiLU with its two factors in the neighbouring

@@ -189,7 +189,7 @@ class _Directions:
         story = {
             "schema": SCHEMA,
             "weights": self.backbone.weights.fingerprint,
-            "precision": getattr(self.backbone, "precision", "fp32"),  # of placement.Placed
+            "precision": getattr(self.backbone, "precision", "fp32"),  # of precision.Placed
             "tokens": hashlib.sha256(self.tokens.cpu().numpy().tobytes()).hexdigest(),
             "shape": list(self.tokens.shape),
             "classes": digest([self.index.tolist(), list(self.counts)]),

@@ -1,4 +1,4 @@
-"""Evaluations on the way of a fit, of which selection.py may choose one afterwards.
+"""Evaluations on the way of a fit, of which records/model_selection.py may choose one afterwards.
 
 Counted as in DomainBed: after the first update, and then every so many; its "step 300" is the state after 301 updates,
 and is called 301 here. The last update's belongs to whoever evaluates the fit when it is over. Nothing that is found

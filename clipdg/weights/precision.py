@@ -273,10 +273,12 @@ def _check_protocol(backbone: object) -> None:
     """A plug-in of the user's own may return anything."""
     if not isinstance(backbone, nn.Module):
         raise ConfigError(f"a backbone is an nn.Module, and load returned a {type(backbone).__name__}")
-    needed = ("name", "weights", "embed_dim", "preprocessing", "preprocess", "encode_image")  # core.Backbone
+    needed = ("name", "weights", "embed_dim", "preprocessing", "preprocess", "encode_image")  # Backbone
     missing = [part for part in needed if not hasattr(backbone, part)]
     if missing:
-        raise ConfigError(f"the backbone {type(backbone).__name__} has no {', '.join(missing)}; see core.Backbone")
+        raise ConfigError(
+            f"the backbone {type(backbone).__name__} has no {', '.join(missing)}; see Backbone in clipdg/core/model.py"
+        )
 
 
 def _cast(backbone: nn.Module, dtype: torch.dtype) -> None:

@@ -125,9 +125,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    import clipdg.runner
-    import clipdg.sweep  # noqa: F401
     import torch
+
+    import clipdg.runs.run
+    import clipdg.runs.sweep  # noqa: F401
 
     torch.set_num_threads(1)
     expected, seconds = undisturbed(given.out)

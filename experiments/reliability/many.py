@@ -88,7 +88,7 @@ def write(out: Path, count: int) -> None:
         (out / f"{made.run_id}.json").write_bytes(made.bytes())
 
 
-SCAN = "from clipdg import records; found, errors = records.read_all([Path(sys.argv[1])])"
+SCAN = "from clipdg.records.folder import read_records; found, errors = read_records([Path(sys.argv[1])])"
 TABLES = f"{SCAN}; from clipdg.report import tables; made = [tables.table(s) for s in tables.studies(found)]"
 
 

@@ -2,7 +2,7 @@
 
 The pictures of a set are drawn from numbers of its own, so no two sets share one. Shown from the repository's root:
 
-    python tests/data/imagenet_layouts.py DIR
+    python tests/helpers/imagenet_layouts.py DIR
 """
 
 from __future__ import annotations

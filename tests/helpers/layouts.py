@@ -4,7 +4,7 @@
 name. Files are written in the order of ``samples``, which ``shuffled`` permutes; ``litter`` adds what archives and
 file managers leave behind. Shown from the repository's root, one folder a layout:
 
-    python tests/data/layouts.py DIR
+    python tests/helpers/layouts.py DIR
 """
 
 from __future__ import annotations

@@ -448,16 +448,16 @@ import sys
 import clipdg
 import numpy as np
 from pathlib import Path
-from clipdg import features
-from clipdg.core import Domain
-from clipdg.errors import DataError
-from clipdg.rows import ArrayRows, TableRows, open_table
+from clipdg.core.benchmark import Domain
+from clipdg.core.errors import DataError
+from clipdg.data.rows import ArrayRows, TableRows, open_table
+from clipdg.runs import feature_store
 
 def encode(root, devices):
     array = np.random.default_rng(0).integers(0, 255, (700, 32, 32, 3)).astype(np.uint8)
     rows = ArrayRows(array, np.zeros(700, dtype=np.int64), [str(i) for i in range(700)])
-    store = features.FeatureStore(root / f"store-{devices}", devices)
-    features.BATCH_SIZE["cpu"], features.BATCHES_PER_SHARD = 32, 4  # where shards are cut is decided in this process
+    store = feature_store.FeatureStore(root / f"store-{devices}", devices)
+    feature_store.BATCH_SIZE["cpu"], feature_store.BATCHES_PER_SHARD = 32, 4  # cut in this process
     told = []
     tell = lambda *step: told.append(step)
     found = store.encode(clipdg.load_backbone("tiny", "random:0"), Domain("noise", rows), tell).numpy()

@@ -179,7 +179,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         files.load_exactly(net(), tensors, "w.safetensors")
 
 
-# As clipdg/weights.py had them in a table before families declared them: stored features stay findable.
+# As weights.py had them in a table before families declared them: stored features stay findable.
 @pytest.mark.parametrize(
     ("backbone", "names"),
     [

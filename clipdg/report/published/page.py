@@ -1,6 +1,7 @@
 """``clipdg report --published``: zero-shot CLIP beside supervised ResNets, from published numbers alone.
 
-Nothing is run and nothing is downloaded. Every number is one of published.py's; every fit is robustness.py's.
+Nothing is run and nothing is downloaded. Every number is one of published/numbers.py's; every fit is
+effective_robustness.py's.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _one_pass(setting: Setting, per_class: int) -> Step:
 
 
 def study(methods: Sequence[Mapping[str, Any]], per_class: int) -> Callable[[Setting], Step]:
-    """Every method, seed and held-out domain through ``runner.run``, from the files; -> images that were encoded."""
+    """Every method, seed and held-out domain as runs, from the files; -> images that were encoded."""
 
     def prepare(setting: Setting) -> Step:
         place = scratch()
