@@ -91,3 +91,12 @@ def test_every_case_has_a_name_of_its_own_and_sides_that_differ() -> None:
     for case in found.values():
         assert len({side.name for side in case.sides}) == len(case.sides) > 1, case.name
     sys.modules.pop("cases", None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_case_goes_through_with_tiny_towers() -> None:
+    call = [sys.executable, str(PLACE / "run.py"), "--small", "--turns", "1"]
+    ran = subprocess.run(call, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    assert "ended with" not in ran.stdout + ran.stderr

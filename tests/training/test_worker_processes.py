@@ -46,7 +46,7 @@ def test_two_processes_find_what_one_finds(method: dict[str, Any], others: dict[
     for one, other in zip(alone.evaluations, shared.evaluations, strict=True):
         assert other.metrics["nll"] == pytest.approx(one.metrics["nll"], rel=1e-3)
     assert "devices" not in json.dumps(dict(shared.content))
-    num_updates = shared.evaluations[0]["step"]
+    num_updates = shared.evaluations[0].step
     assert (f"fit {method['name']}", num_updates, num_updates) in told
     timing = shared.content["timing"]
     assert timing["processes"] == 2

@@ -131,7 +131,7 @@ def _plain(setting: Setting, targets: Sequence[str]) -> Step:
             batch = [rows[i] for i in torch.randperm(len(rows), generator=order).tolist()]  # fewer than BATCH
             loss = F.cross_entropy(logits_of(encoded(batch)), labels(batch))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return tested(chosen, logits_of)
 
@@ -156,7 +156,9 @@ def ours(setting: Setting) -> Step:
     clip = backbone(setting)
     root, place = photos(setting), scratch()
     session = Session()
-    methods = {f"zero_shot {i}": {"name": "zero_shot", "templates": t} for i, t in enumerate(TEMPLATES)}
+    methods: dict[str, dict[str, Any]] = {
+        f"zero_shot {i}": {"name": "zero_shot", "templates": t} for i, t in enumerate(TEMPLATES)
+    }
     methods["linear_probe"] = {"name": "linear_probe", "sweep": True}
     methods["coop"] = {"name": "coop", "num_context": NUM_CONTEXT, "epochs": epochs(setting), "batch_size": BATCH}
     given: dict[str, Any] = {"benchmark": {"name": "folder", "root": root}, "shots": SHOTS, "seed": SEED}
@@ -167,12 +169,14 @@ def ours(setting: Setting) -> Step:
         shutil.rmtree(place / "cache", ignore_errors=True)
         os.environ["CLIPDG_CACHE"] = str(place / "cache")
         session.store = feature_store.FeatureStore()
-        found = {}
+        found: dict[str, float] = {}
         for name, method in methods.items():
             for record in run.run(config.load(values=given | {"method": method}), session=session):
-                target = record.content["shift"]["name"]
-                [whole] = [e for e in record.evaluations if e["domain"] == target and e["split"] == "all"]
-                found[f"{name} {target}"] = whole["metrics"]["nll"]
+                target = record.shift.name
+                [whole] = [e for e in record.evaluations if e.domain == target and e.split == "all"]
+                nll = whole.metrics["nll"]
+                assert nll is not None
+                found[f"{name} {target}"] = nll
         return found, session.store.num_encoded
 
     return step

@@ -53,7 +53,7 @@ def bare(precision: str) -> Callable[[Setting], Step]:
 
         def step() -> torch.Tensor:
             with torch.inference_mode():
-                return torch.cat([clip.encode_image(batch) for batch in ready.split(size)]).cpu()
+                return torch.cat([clip.encode_image(batch) for batch in torch.split(ready, size)]).cpu()
 
         return step
 

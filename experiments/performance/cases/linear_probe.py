@@ -78,7 +78,7 @@ def ours(num_rows: int, tolerance: float = linear_probe.Config().tolerance) -> A
 def excess(outcomes: Sequence[Any]) -> dict[str, float]:
     """How far the last side's objective lies above the first's at the strength where it does worst."""
     first, last = (
-        [objective(x, labels, *solution, float(c)) for solution, c in zip(solutions, STRENGTHS, strict=True)]
+        [objective(x, labels, w, b, float(c)) for (w, b), c in zip(solutions, STRENGTHS, strict=True)]
         for x, labels, solutions in (outcomes[0], outcomes[-1])
     )
     return {"largest relative excess of the objective": max(b / a - 1 for a, b in zip(first, last, strict=True))}

@@ -68,7 +68,7 @@ def by_hand(name: str) -> Any:
                 features = tower.encode_image(preprocessing.normalize(batch.inputs, tower.preprocessing))
                 loss = F.cross_entropy(last(features), batch.labels)
                 adam.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 losses.append(loss.item())
             return losses
